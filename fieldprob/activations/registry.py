@@ -1,0 +1,124 @@
+"""From what a user writes (a name, a callable, an activation) to an activation."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erf
+
+from fieldprob.activations.base import Activation
+from fieldprob.activations.closed_form import GELU, Cos, Erf, Exp, Linear, Monomial, RandomPhaseCosine, Sin
+from fieldprob.activations.hermite import Rough, Smooth
+from fieldprob.activations.polar import Kinked
+from fieldprob.activations.rectified import Abs, LeakyReLU, ReLU, Sign, Step
+from fieldprob.activations.singularities import find_singularities
+
+_NAMED: dict[str, Callable[..., Activation]] = {
+    "linear": Linear,
+    "erf": Erf,
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "abs": Abs,
+    "gelu": GELU,
+    "sin": Sin,
+    "cos": Cos,
+    "random_phase_cosine": RandomPhaseCosine,
+    "square": partial(Monomial, power=2),
+    "cube": partial(Monomial, power=3),
+    "quartic": partial(Monomial, power=4),
+    "exp": Exp,
+    "sign": Sign,
+    "step": Step,
+    "tanh": partial(Smooth, fn=jnp.tanh, label="tanh"),
+}
+
+# JAX functions that are one of ours. jax.nn.gelu is not among them: by default it is the tanh fit, not z Phi(z).
+_RECOGNISED: dict[Callable, str] = {
+    jax.nn.relu: "relu",
+    jax.nn.leaky_relu: "leaky_relu",
+    jax.nn.tanh: "tanh",
+    jax.lax.erf: "erf",
+    jax.lax.sin: "sin",
+    jax.lax.cos: "cos",
+    jax.lax.exp: "exp",
+    jax.lax.abs: "abs",
+    jax.lax.sign: "sign",
+    jax.lax.tanh: "tanh",
+    erf: "erf",
+    jnp.sin: "sin",
+    jnp.cos: "cos",
+    jnp.exp: "exp",
+    jnp.abs: "abs",
+    jnp.sign: "sign",
+    jnp.square: "square",
+    jnp.tanh: "tanh",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` understands.
+
+    >>> from fieldprob import activations
+    >>> "erf" in activations.names()
+    True
+    """
+    return tuple(_NAMED)
+
+
+def get(activation: str | Activation | Callable, **options) -> Activation:
+    """The activation that `activation` means: an activation itself, one of `names()`, or any elementwise JAX function.
+
+    `options` go to the constructor of a named activation (`scale` of 'erf', `slope` of 'leaky_relu') or of the class
+    chosen for a callable. A callable is examined between -8 and 8: `Smooth` if neither it nor its first two derivatives
+    jump, `Kinked` if the only jump is at zero, `Rough` otherwise. To override the choice, construct one of these.
+
+    Raises ValueError for an unknown name, an option the activation does not have, a callable that is not an elementwise
+    JAX function or is not finite.
+
+    >>> import jax
+    >>> from fieldprob import activations
+    >>> activations.get("leaky_relu").slope
+    0.01
+    >>> type(activations.get(jax.nn.elu)).__name__, type(activations.get(jax.nn.softplus)).__name__
+    ('Kinked', 'Smooth')
+    """
+    if isinstance(activation, Activation):
+        if options:
+            raise ValueError(f"{next(iter(options))} was given with an activation object: set it in its constructor")
+        return activation
+    if isinstance(activation, type) and issubclass(activation, Activation):
+        return _construct(activation.__name__, activation, options)
+    if isinstance(activation, str):
+        if activation not in _NAMED:
+            raise ValueError(f"activation = '{activation}' is unknown: use one of {', '.join(_NAMED)}, or a function")
+        return _construct(activation, _NAMED[activation], options)
+    if not callable(activation):
+        raise ValueError(f"activation = {activation!r} must be a name, an elementwise JAX function or an Activation")
+    if not options and _recognised(activation):
+        return _NAMED[_RECOGNISED[activation]]()
+    return _examine(activation, options)
+
+
+def _recognised(fn: Callable) -> bool:
+    try:
+        return fn in _RECOGNISED
+    except TypeError:
+        raise ValueError(f"activation = {fn!r} is not hashable: pass a function, or define __hash__") from None
+
+
+def _construct(name: str, constructor: Callable[..., Activation], options: dict) -> Activation:
+    try:
+        return constructor(**options)
+    except TypeError as error:
+        raise ValueError(f"activation '{name}' does not take {', '.join(options) or 'no options'}: {error}") from None
+
+
+def _examine(fn: Callable, options: dict) -> Activation:
+    jumps, kinks = find_singularities(fn)
+    name = str(getattr(fn, "__name__", type(fn).__name__)).strip("<>")
+    options = {"fn": fn, "label": name, **options}
+    if not jumps and not kinks:
+        return _construct(name, Smooth, options)
+    cls = Kinked if all(abs(z) < 1e-3 for z in jumps + kinks) else Rough
+    return _construct(name, cls, {"continuous": not jumps, **options})

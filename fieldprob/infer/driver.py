@@ -1,0 +1,241 @@
+"""The driver around `numpyro.infer.MCMC`: chains batched on one device, draws taken in blocks so that an interruption
+keeps the blocks that are done, and an ArviZ DataTree out."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import xarray as xr
+from numpyro.infer import MCMC, NUTS, init_to_sample
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+from fieldprob.infer.datatree import to_datatree
+from fieldprob.networks.regression import check_face, default_kernel_points, regression
+
+KernelFactory = Callable[..., Any]
+
+_BLOCKS = 40  # how often progress is shown and an interruption is noticed
+_EXTRA_FIELDS = ("potential_energy", "energy", "num_steps", "accept_prob", "adapt_state.step_size")
+
+
+def sample(
+    prior,
+    task=None,
+    *,
+    draws: int = 1000,
+    chains: int = 4,
+    seed=0,
+    warmup: int | None = None,
+    kernel: KernelFactory | None = None,
+    face: str = "auto",
+    precision: str = "auto",
+    kernel_points=None,
+    store_weights: bool = False,
+    progress: bool = True,
+    dims: Mapping[str, tuple[str, ...]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Sample the posterior of a network on a task, or of any NumPyro model.
+
+    Args:
+        prior: a network (its `face` becomes the model), or a NumPyro model: a callable of the task, or of nothing
+            where `task` is None.
+        task: the data, see `fieldprob.Task`.
+        draws: draws kept per chain.
+        chains: number of chains, batched on one device.
+        seed: an integer or a JAX key.
+        warmup: adaptation steps, discarded; as many as draws, but at most 1000, unless given.
+        kernel: model -> NumPyro MCMCKernel, e.g. `numpyro.infer.NUTS` or `functools.partial(NUTS, max_tree_depth=6)`.
+            Unless given: NUTS started from the prior; for a network without adapting the mass matrix, since its latent
+            variables are all standard normal before the data are seen.
+        face: which face of the network is sampled; "auto" takes "collapsed" (see `choose_face`).
+        precision: of the features of the collapsed face, see `fieldprob.regression`.
+        kernel_points: points whose layer kernels are recorded, see `fieldprob.regression`.
+        store_weights: keep the latent sites too (they are many, and not invariant under permutations of neurons).
+        progress: show progress bars.
+        dims: names of the dimensions of sites that fieldprob does not know.
+        coords: coordinates of dimensions.
+
+    Returns:
+        A DataTree with the groups posterior, sample_stats, observed_data and constant_data, and the settings as
+        attributes. After an interruption it holds the draws of the finished blocks, and `attrs["interrupted"]` is 1.
+
+    Raises:
+        ValueError: an argument is out of range; the model has no latent variable; the initial energy is not finite.
+        KeyboardInterrupt: interrupted before the first block of draws was complete.
+
+    >>> import fieldprob as fp
+    >>> task = fp.tasks.linear_teacher(train=4, inputs=2, noise_variance=0.1, seed=0)
+    >>> samples = fp.sample(fp.Mlp(width=4), task, draws=20, chains=2, warmup=10, seed=0, progress=False)
+    >>> dict(samples.posterior["f"].sizes)
+    {'chain': 2, 'draw': 20, 'train_point': 4, 'output': 1}
+    """
+    warmup = min(draws, 1000) if warmup is None else warmup
+    for name, value, least in (("draws", draws, 1), ("chains", chains, 1), ("warmup", warmup, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} is {value!r}: give an integer of at least {least}.")
+    if not (isinstance(seed, int | np.integer) or hasattr(seed, "dtype")):
+        raise TypeError(f"seed is {seed!r}: give an integer or a JAX key.")
+    settings: dict[str, Any] = {"draws": int(draws), "chains": int(chains), "warmup": int(warmup)}
+    is_network = hasattr(prior, "faces")
+    if is_network:
+        if task is None:
+            raise ValueError("task is missing: sampling a network needs the data, e.g. fp.tasks.digits().")
+        face = choose_face(prior, task) if face == "auto" else face
+        check_face(prior, face)
+        kernel_points = default_kernel_points(task) if kernel_points is None else np.asarray(kernel_points, int)
+        _check_points(kernel_points, task)
+        model: Callable = partial(regression, prior, face=face, precision=precision, kernel_points=kernel_points)
+        settings |= {"face": face, "precision": precision, "prior": repr_short(prior)}
+        coords = {"point": kernel_points, "point_": kernel_points} | dict(coords or {})
+    elif callable(prior):
+        model = prior
+        settings |= {"prior": getattr(getattr(prior, "func", prior), "__name__", type(prior).__name__)}
+    else:
+        raise TypeError(f"prior is a {type(prior).__name__}: give a network (e.g. fp.Mlp) or a NumPyro model.")
+    arguments = () if task is None else (task,)
+
+    latent = _latent_sites(model, arguments)
+    if not latent:
+        raise ValueError("the model has no latent variable to sample: its posterior is the closed form of its theory.")
+    factory = _default_kernel(is_network) if kernel is None else kernel
+    sampler = factory(model)
+    settings |= {"kernel": type(sampler).__name__, "float": str(jax.numpy.result_type(float)), "seed": _seed_text(seed)}
+
+    remove = () if store_weights else tuple(f"~{sampler.sample_field}.{site}" for site in latent if is_network)
+    posterior, stats, interrupted = _run(sampler, arguments, draws, chains, warmup, seed, remove, progress)
+    tree = to_datatree(posterior, stats, prior if is_network else None, task, dims or {}, coords or {})
+    tree.attrs |= {"settings": json.dumps(settings), "interrupted": int(interrupted)}
+    return tree
+
+
+def choose_face(net, task) -> str:
+    """The face that mixes best at equal cost: see `benchmarks/` for the measurements behind the choice."""
+    return "collapsed" if "collapsed" in net.faces else net.faces[0]
+
+
+def repr_short(prior) -> str:
+    """A one-line description of a network for the stored settings."""
+    text = " ".join(repr(prior).split())
+    return text if len(text) < 500 else text[:497] + "..."
+
+
+def _default_kernel(is_network: bool) -> KernelFactory:
+    if is_network:
+        return partial(NUTS, adapt_mass_matrix=False, init_strategy=init_to_sample)
+    return partial(NUTS, init_strategy=init_to_sample)
+
+
+def _check_points(kernel_points, task) -> None:
+    total = task.points + task.test_points
+    bad = [int(i) for i in kernel_points if not 0 <= i < total]
+    if (
+        bad
+        or kernel_points.ndim != 1
+        or not len(kernel_points)
+        or len(set(kernel_points.tolist())) < len(kernel_points)
+    ):
+        raise ValueError(
+            f"kernel_points is {kernel_points.tolist()}: give distinct indices from 0 to {total - 1} "
+            f"({task.points} training points, then {task.test_points} test points)."
+        )
+
+
+def _latent_sites(model, arguments) -> list[str]:
+    with numpyro.handlers.seed(rng_seed=0):
+        trace = numpyro.handlers.trace(model).get_trace(*arguments)
+    return [k for k, site in trace.items() if site["type"] == "sample" and not site["is_observed"]]
+
+
+def _run(sampler, arguments, draws, chains, warmup, seed, remove, progress):
+    """Warm up, then draw, in equal blocks of one compiled function; (posterior, sample statistics, interrupted) with
+    arrays (chain, draw, ...)."""
+    key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
+    keys = jax.random.split(key, chains) if chains > 1 else key
+    block, warmup_blocks = _block_sizes(draws, warmup)
+    state = sampler.init(keys, block * warmup_blocks, None, arguments, {})
+    _check_initial_energy(state)
+    fields = tuple(f for f in _EXTRA_FIELDS if _has_field(state, f)) + remove
+
+    @jax.jit
+    def advance(state):
+        # MCMC inside jit: compiled once and repeated, where MCMC.run alone would compile every block again.
+        mcmc = MCMC(
+            sampler,
+            num_warmup=0,
+            num_samples=block,
+            num_chains=chains,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        mcmc.post_warmup_state = state
+        mcmc.run(state.rng_key, *arguments, extra_fields=fields)
+        return mcmc.last_state, mcmc.get_samples(group_by_chain=True), mcmc.get_extra_fields(group_by_chain=True)
+
+    blocks: list[tuple[dict, dict]] = []
+    interrupted = False
+    # LAPACK sees only small blocks here (fieldprob.gp.marginal). Its own threads would only wait for one another: beside
+    # one busy process on two cores, a gradient of 0.2 ms took 16 ms.
+    try:
+        with (
+            threadpool_limits(1, user_api="blas"),
+            tqdm(total=block * warmup_blocks + draws, disable=not progress, unit="draw", desc="compiling") as bar,
+        ):
+            for index in range(warmup_blocks - (-draws // block)):
+                state, samples, stats = jax.block_until_ready(advance(state))
+                if index >= warmup_blocks:
+                    blocks.append(jax.tree.map(np.asarray, (samples, stats)))
+                bar.set_description("warmup" if index + 1 < warmup_blocks else "sample")
+                bar.set_postfix_str(_progress_text(stats), refresh=False)
+                bar.update(min(block, bar.total - bar.n))
+    except KeyboardInterrupt:
+        if not blocks:
+            raise
+        interrupted = True
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :draws], *blocks)
+    return (*joined, interrupted)
+
+
+def _block_sizes(draws: int, warmup: int) -> tuple[int, int]:
+    """Length of a block, and the number of blocks of warmup (which may round the warmup up a little)."""
+    block = -(-draws // _BLOCKS)
+    if not warmup:
+        return block, 0
+    warmup_blocks = -(-warmup // block)
+    return -(-warmup // warmup_blocks), warmup_blocks
+
+
+def _has_field(state, field: str) -> bool:
+    for part in field.split("."):
+        if not hasattr(state, part):
+            return False
+        state = getattr(state, part)
+    return True
+
+
+def _check_initial_energy(state) -> None:
+    energy = getattr(state, "potential_energy", None)
+    if energy is not None and not np.all(np.isfinite(energy)):
+        raise ValueError(
+            "the potential energy is not finite where the chains start: the covariance of the data is not positive "
+            "definite (noise_variance too small for this precision?) or the model returns NaN. Use float64 "
+            "(--precision 64, or jax_enable_x64) or a larger noise_variance."
+        )
+
+
+def _progress_text(stats) -> str:
+    parts = []
+    if "num_steps" in stats:
+        parts.append(f"{np.mean(stats['num_steps']):.0f} steps")
+    if "accept_prob" in stats:
+        parts.append(f"acceptance {np.mean(stats['accept_prob']):.2f}")
+    return ", ".join(parts)
+
+
+def _seed_text(seed) -> str:
+    return str(int(seed)) if isinstance(seed, int | np.integer) else str(jax.random.key_data(seed).tolist())

@@ -1,0 +1,261 @@
+"""The fully connected network as a random kernel.
+
+Pre-activations and outputs, with variances per fan-in and N_0 the input dimension (Neal 1996; Lee et al. 2018):
+
+    h^1 = W^0 x + b^0,   h^{l+1} = W^l phi(h^l) + b^l,   f = (W^L phi(h^L) + b^L) / sqrt(chi),
+    W^l_ij ~ N(0, weight_variance[l] / N_l),   b^l ~ N(0, bias_variance[l]),   chi = N_L^(gamma - 1).
+
+gamma = 1 is standard scaling, gamma = 2 mean-field scaling. chi divides the whole prior of the readout (weights and bias)
+and the noise, so that the infinite-width predictor does not depend on it: what changes with chi is feature learning.
+"""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax.scipy.special import ndtr
+from jaxtyping import Array, Float
+
+from fieldprob import activations, kernels
+from fieldprob.gp.covariance import LowRank
+
+_SCALINGS = {"standard": 1.0, "mean-field": 2.0}
+
+
+class Mlp(eqx.Module):
+    """A fully connected network of any depth, with Gaussian weights.
+
+    Args:
+        width: neurons of each hidden layer; one integer, or one for each of the `depth` layers.
+        depth: number of hidden layers L.
+        activation: a name ("erf", "relu", ...), an `Activation`, a callable, or one of these for each layer.
+        weight_variance: variance per fan-in of the weights before the readout; a number, or one for each l = 0..L-1.
+        bias_variance: a number, or one for each l = 0..L (the last is the readout's).
+        readout_variance: variance per fan-in of the readout; the (last) `weight_variance` unless given.
+        scaling: "standard", "mean-field", or gamma in [1, 2].
+        rescale_noise: whether the noise is divided by chi too (see `effective_noise`).
+
+    Hidden weights are sampled as standard normals and scaled in the forward pass. Faces: `weights`, `collapsed`, `limit`.
+
+    Raises:
+        ValueError: an argument is out of range or has the wrong length.
+
+    >>> net = Mlp(width=64, depth=1, activation="erf", scaling="mean-field")
+    >>> net.chi
+    64.0
+    >>> import jax.numpy as jnp
+    >>> net.limit(jnp.ones((3, 2))).shape
+    (3, 3)
+    """
+
+    widths: tuple[int, ...] = eqx.field(static=True)
+    activations: tuple[activations.Activation, ...]
+    weight_variance: tuple
+    bias_variance: tuple
+    readout_variance: Float[Array, ""] | float
+    gamma: float = eqx.field(static=True)
+    rescale_noise: bool = eqx.field(static=True)
+
+    faces = ("weights", "collapsed", "limit")
+
+    def __init__(
+        self,
+        width: int | Sequence[int],
+        depth: int = 1,
+        activation: str | Callable | Sequence = "erf",
+        weight_variance: float | Sequence[float] = 1.0,
+        bias_variance: float | Sequence[float] = 0.0,
+        readout_variance: float | None = None,
+        scaling: str | float = "standard",
+        rescale_noise: bool = True,
+    ):
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+            raise ValueError(f"depth is {depth!r}: give the number of hidden layers, an integer of at least 1.")
+        widths = _per_layer("width", width, depth)
+        for n in widths:
+            if isinstance(n, bool) or int(n) != n or n < 1:
+                raise ValueError(f"width is {width!r}: every hidden layer needs an integer of at least 1.")
+        self.widths = tuple(int(n) for n in widths)
+        self.activations = tuple(activations.get(a) for a in _per_layer("activation", activation, depth))
+        self.weight_variance = _variances("weight_variance", weight_variance, depth, positive=True)
+        self.bias_variance = _variances("bias_variance", bias_variance, depth + 1, positive=False)
+        if readout_variance is None:
+            readout_variance = self.weight_variance[-1]
+        self.readout_variance = _variances("readout_variance", readout_variance, 1, positive=True)[0]
+        self.gamma = _gamma(scaling)
+        self.rescale_noise = bool(rescale_noise)
+
+    # --- scales -------------------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """Number of hidden layers."""
+        return len(self.widths)
+
+    @property
+    def chi(self) -> float:
+        """N^(gamma - 1) with N the width of the last hidden layer: 1 in standard, N in mean-field scaling."""
+        return float(self.widths[-1]) ** (self.gamma - 1.0)
+
+    def effective_noise(self, task):
+        """The noise variance of the likelihood: the task's divided by chi (unless `rescale_noise` is False).
+
+        Has the shape of `task.noise_variance`.
+        """
+        return task.noise_variance / self.chi if self.rescale_noise else task.noise_variance
+
+    def _output_variances(self):
+        return self.readout_variance / self.chi, self.bias_variance[-1] / self.chi
+
+    # --- the infinite-width face --------------------------------------------------------------------------------------
+
+    def limit_kernels(self, X1, X2=None) -> list[Float[Array, "points1 points2"]]:
+        """Infinite-width kernels [kernel_0, ..., kernel_L] between points: kernel_l is the covariance of layer l + 1's
+        pre-activations, kernel_L that of the outputs, 1/chi included and noise not."""
+        readout, bias = self._output_variances()
+        X1, X2 = _inputs("X1", X1), None if X2 is None else _inputs("X2", X2)
+        if X2 is not None and X1.shape[-1] != X2.shape[-1]:
+            raise ValueError(f"X1 has {X1.shape[-1]} inputs and X2 has {X2.shape[-1]}: they must be the same.")
+        return kernels.nngp(
+            X1,
+            X2,
+            activations=self.activations,
+            weight_variance=(*self.weight_variance, readout),
+            bias_variance=(*self.bias_variance[:-1], bias),
+        )
+
+    def limit(self, X1, X2=None) -> Float[Array, "points1 points2"]:
+        """Covariance of the outputs at infinite width, without noise: `limit(X)` or `limit(X1, X2)`."""
+        return self.limit_kernels(X1, X2)[-1]
+
+    # --- forward pass -------------------------------------------------------------------------------------------------
+
+    def sample_hidden(self, inputs: int) -> dict[str, Array]:
+        """NumPyro sites of everything before the readout, all standard normal: `weight_l` (N_{l+1}, N_l), `bias_l`
+        (N_{l+1},) where the bias variance is not zero, `phase_l` for random-phase activations."""
+        parameters = {}
+        fan_in = (inputs, *self.widths[:-1])
+        for layer, (n_in, n_out) in enumerate(zip(fan_in, self.widths, strict=True)):
+            parameters[f"weight_{layer}"] = _standard_normal(f"weight_{layer}", n_out, n_in)
+            if not _is_zero(self.bias_variance[layer]):
+                parameters[f"bias_{layer}"] = _standard_normal(f"bias_{layer}", n_out)
+            if self.activations[layer].random_phase:
+                # A phase uniform on the circle, as a function of a standard normal: every latent has the same prior.
+                parameters[f"phase_{layer}"] = _standard_normal(f"phase_{layer}", n_out)
+        return parameters
+
+    def sample_readout(self, outputs: int = 1) -> dict[str, Array]:
+        """NumPyro sites of the readout, standard normal: `readout` (N_L, outputs) and `bias_L` (outputs,)."""
+        parameters = {"readout": _standard_normal("readout", self.widths[-1], outputs)}
+        if not _is_zero(self.bias_variance[-1]):
+            name = f"bias_{self.depth}"
+            parameters[name] = _standard_normal(name, outputs)
+        return parameters
+
+    def hidden(self, parameters, X: Float[Array, "points inputs"]) -> list[Float[Array, "points neurons"]]:
+        """Activations [phi(h^1), ..., phi(h^L)] at X for given parameters; computed in the dtype of X."""
+        layers, h = [], X
+        for layer, activation in enumerate(self.activations):
+            W = parameters[f"weight_{layer}"].astype(X.dtype)
+            h = (h @ W.T) * jnp.sqrt(self.weight_variance[layer] / W.shape[-1]).astype(X.dtype)
+            if f"bias_{layer}" in parameters:
+                b = parameters[f"bias_{layer}"].astype(X.dtype)
+                h = h + b * jnp.sqrt(self.bias_variance[layer]).astype(X.dtype)
+            if activation.random_phase:
+                phase = 2 * jnp.pi * ndtr(parameters[f"phase_{layer}"].astype(X.dtype))
+                h = activation.phi(h, phase)
+            else:
+                h = activation.phi(h)
+            layers.append(h)
+        return layers
+
+    def output_features(self, phi: Float[Array, "points neurons"]) -> Float[Array, "points features"]:
+        """Features F of the last hidden layer's activations whose Gram matrix F F^T is kernel_L, bias included."""
+        readout, bias = self._output_variances()
+        F = phi * jnp.sqrt(readout / phi.shape[-1]).astype(phi.dtype)
+        if _is_zero(self.bias_variance[-1]):
+            return F
+        return jnp.concatenate([F, jnp.full_like(F[:, :1], 1.0) * jnp.sqrt(bias).astype(F.dtype)], axis=1)
+
+    def outputs(self, parameters, phi: Float[Array, "points neurons"]) -> Float[Array, "points outputs"]:
+        """Outputs for given readout parameters and last activations."""
+        readout, bias = self._output_variances()
+        f = phi @ parameters["readout"] * jnp.sqrt(readout / phi.shape[-1])
+        name = f"bias_{self.depth}"
+        return f + jnp.sqrt(bias) * parameters[name] if name in parameters else f
+
+    def layer_kernels(self, hidden, X: Float[Array, "points inputs"]) -> list[Float[Array, "points points"]]:
+        """[kernel_0, ..., kernel_L] of a finite network with activations `hidden` at the points X."""
+        result = [kernels.linear(X, X, self.weight_variance[0], self.bias_variance[0])]
+        for layer, phi in enumerate(hidden[:-1], start=1):
+            gram = phi @ phi.T * (self.weight_variance[layer] / phi.shape[-1])
+            result.append(gram + self.bias_variance[layer])
+        F = self.output_features(hidden[-1])
+        return [*result, F @ F.T]
+
+    # --- faces as NumPyro statements ----------------------------------------------------------------------------------
+
+    def weights(self, X, outputs: int = 1) -> Float[Array, "points outputs"]:
+        """Sample every weight (NumPyro sites) and return the outputs f(X)."""
+        X = _inputs("X", X)
+        parameters = self.sample_hidden(X.shape[-1]) | self.sample_readout(outputs)
+        return self.outputs(parameters, self.hidden(parameters, X)[-1])
+
+    def collapsed(self, X) -> LowRank:
+        """Sample every weight but the readout (NumPyro sites) and return the covariance of the outputs given them."""
+        X = _inputs("X", X)
+        return LowRank(self.output_features(self.hidden(self.sample_hidden(X.shape[-1]), X)[-1]))
+
+
+def _standard_normal(name: str, *shape: int):
+    return numpyro.sample(name, dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)))
+
+
+def _inputs(name: str, X) -> Float[Array, "points inputs"]:
+    X = jnp.asarray(X)
+    if X.ndim != 2:
+        raise ValueError(f"{name} has shape {X.shape}: give (points, inputs).")
+    return X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(float)
+
+
+def _is_zero(variance) -> bool:
+    return not isinstance(variance, jax.core.Tracer) and float(variance) == 0.0
+
+
+def _per_layer(name: str, value, layers: int) -> tuple:
+    """One value for each layer, from one value or a sequence of exactly `layers`."""
+    if isinstance(value, str) or callable(value) or not isinstance(value, Sequence):
+        return (value,) * layers
+    if len(value) != layers:
+        raise ValueError(f"{name} has {len(value)} entries, but there are {layers} layers: give one value or {layers}.")
+    return tuple(value)
+
+
+def _variances(name: str, value, layers: int, *, positive: bool) -> tuple:
+    if hasattr(value, "ndim") and value.ndim == 1:
+        value = tuple(value)
+    values = _per_layer(name, value, layers)
+    for v in values:
+        if isinstance(v, jax.core.Tracer):
+            continue
+        try:
+            number = float(v)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} is {value!r}: give a number, or one for each of {layers} layers.") from None
+        if not (number > 0 if positive else number >= 0) or number == float("inf"):
+            need = "positive" if positive else "zero or positive"
+            raise ValueError(f"{name} is {value!r}: a variance must be {need} and finite.")
+    return tuple(v if isinstance(v, jax.Array | jax.core.Tracer) else float(v) for v in values)
+
+
+def _gamma(scaling) -> float:
+    if isinstance(scaling, str):
+        if scaling not in _SCALINGS:
+            raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
+        return _SCALINGS[scaling]
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 1.0 <= scaling <= 2.0:
+        raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
+    return float(scaling)

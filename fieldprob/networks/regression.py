@@ -1,0 +1,185 @@
+"""Regression with any face of a network, as one NumPyro model: outputs from the face, y = f + noise, and the statistics
+that theories predict, registered as deterministic sites under the same names on every face.
+
+The likelihood needs the training points only; everything else is computed from the samples afterwards (a deterministic
+site costs nothing in a gradient).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+from fieldprob import statistics
+from fieldprob.gp import Dense, LowRank, Marginal, condition
+
+Face = Literal["weights", "collapsed", "limit"]
+Precision = Literal["auto", "mixed", "full"]
+
+_RECORDED_POINTS = 24
+# Largest ratio of prior variance to noise at which float32 features leave the log density accurate to about 1e-3.
+_MIXED_CONDITION = 1000.0
+
+
+def regression(net, task, *, face: Face = "collapsed", precision: Precision = "auto", kernel_points=None):
+    """The NumPyro model of noisy outputs of a network: y ~ N(f(X), effective noise).
+
+    Args:
+        net: a network; `face` must be one of `net.faces`.
+        task: a `Task`; its noise is rescaled by `net.effective_noise(task)`.
+        face: "weights" samples every weight, "collapsed" all but the readout, which is integrated out exactly (the sites
+            `f` and `f_test` are then conditional means, with `f_conditional_variance` and `f_test_conditional_variance`
+            beside them), "limit" the outputs of the infinite-width Gaussian process.
+        precision: of the features in the likelihood of `collapsed`: "full", "mixed" (float32 features, everything else
+            in the default float) or "auto": mixed where it is accurate, see `feature_dtype`.
+        kernel_points: indices, in train then test points, of the points whose layer kernels are recorded; all if there
+            are at most 24 of them, else 12 of each spread evenly.
+
+    Registers `f` (points, outputs), `f_test`, `kernel_0`..`kernel_L` (recorded points squared), `alignment_1`..
+    `alignment_L`, `train_loss`, `test_loss` (mean squared errors over points and outputs).
+
+    >>> import fieldprob as fp, jax, numpyro
+    >>> task = fp.tasks.linear_teacher(train=5, inputs=3, noise_variance=0.1, seed=0)
+    >>> with numpyro.handlers.seed(rng_seed=0):
+    ...     trace = numpyro.handlers.trace(regression).get_trace(fp.Mlp(width=8), task)
+    >>> trace["f"]["value"].shape
+    (5, 1)
+    """
+    check_face(net, face)
+    if kernel_points is None:
+        kernel_points = default_kernel_points(task)
+    if face == "weights":
+        _weights(net, task, kernel_points)
+    elif face == "collapsed":
+        _collapsed(net, task, kernel_points, feature_dtype(net, task, precision))
+    else:
+        _limit(net, task, kernel_points)
+
+
+def check_face(net, face: str) -> None:
+    """Raise a ValueError that names the faces the network has, unless it has this one."""
+    if face not in net.faces:
+        raise ValueError(f"{type(net).__name__} has no face {face!r}; it has: {', '.join(net.faces)}.")
+
+
+def default_kernel_points(task) -> np.ndarray:
+    """Indices, in the union of train then test points, whose kernels are recorded by default."""
+    total = task.points + task.test_points
+    if total <= _RECORDED_POINTS:
+        return np.arange(total)
+    train = np.unique(np.linspace(0, task.points - 1, min(task.points, _RECORDED_POINTS // 2)).astype(int))
+    if not task.test_points:
+        return train
+    test = np.unique(np.linspace(0, task.test_points - 1, min(task.test_points, _RECORDED_POINTS // 2)).astype(int))
+    return np.concatenate([train, task.points + test])
+
+
+def feature_dtype(net, task, precision: Precision = "auto"):
+    """The float type of the features in the collapsed likelihood.
+
+    "auto" takes float32 features where that is accurate: smooth activations, and a prior variance of at most a thousand
+    times the effective noise (noise standard deviation of about 0.03 for outputs of order one).
+    """
+    default = jnp.result_type(float)
+    if precision not in ("auto", "mixed", "full"):
+        raise ValueError(f"precision is {precision!r}: give 'auto', 'mixed' or 'full'.")
+    if precision == "full" or default == jnp.float32:
+        return default
+    if precision == "mixed":
+        return jnp.dtype(jnp.float32)
+    leaves = jax.tree.leaves((net, task))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or not all(a.smooth for a in net.activations):
+        return default
+    with jax.ensure_compile_time_eval():
+        noise = jnp.asarray(net.effective_noise(task))
+        smallest = jnp.min(jnp.linalg.eigvalsh(noise) if noise.ndim == 2 else noise)
+        condition_number = jnp.max(jnp.diagonal(net.limit(task.X))) / smallest
+        return jnp.dtype(jnp.float32) if condition_number <= _MIXED_CONDITION else default
+
+
+# --- the faces --------------------------------------------------------------------------------------------------------
+
+
+def _weights(net, task, kernel_points):
+    parameters = net.sample_hidden(task.inputs) | net.sample_readout(task.outputs)
+    hidden = net.hidden(parameters, task.X)
+    f = net.outputs(parameters, hidden[-1])
+    _observe(f, net.effective_noise(task), task.y)
+    hidden_test = net.hidden(parameters, task.X_test) if task.test_points else None
+    f_all = f if hidden_test is None else jnp.concatenate([f, net.outputs(parameters, hidden_test[-1])])
+    _register_outputs(task, f_all, None)
+    _register_kernels(net, task, hidden, hidden_test, kernel_points)
+
+
+def _collapsed(net, task, kernel_points, dtype):
+    parameters = net.sample_hidden(task.inputs)
+    noise = net.effective_noise(task)
+    F = net.output_features(net.hidden(parameters, task.X.astype(dtype))[-1])
+    numpyro.sample("y", Marginal(LowRank(F), noise, task.outputs), obs=task.y)
+
+    # From here on nothing enters the likelihood: recomputed in full precision, outside the gradient.
+    hidden = net.hidden(parameters, task.X)
+    hidden_test = net.hidden(parameters, task.X_test) if task.test_points else None
+    F = net.output_features(hidden[-1])
+    F_all = F if hidden_test is None else jnp.concatenate([F, net.output_features(hidden_test[-1])])
+    posterior = condition(F @ F.T, noise, task.y, F_all @ F.T, F_all @ F_all.T)
+    _register_outputs(task, posterior.mean, posterior.variance)
+    _register_kernels(net, task, hidden, hidden_test, kernel_points)
+
+
+def _limit(net, task, kernel_points):
+    X = task.X if not task.test_points else jnp.concatenate([task.X, task.X_test])
+    kernels = net.limit_kernels(X)
+    # A square root that allows singular kernels (coincident points, linear networks) without jitter.
+    eigenvalues, vectors = jnp.linalg.eigh(kernels[-1])
+    root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))
+    z = numpyro.sample("function", dist.Normal(0.0, 1.0).expand((X.shape[0], task.outputs)).to_event(2))
+    f = root @ z
+    _observe(f[: task.points], net.effective_noise(task), task.y)
+    _register_outputs(task, f, None)
+    for layer, K in enumerate(kernels):
+        numpyro.deterministic(f"kernel_{layer}", K[np.ix_(kernel_points, kernel_points)])
+        if layer:
+            alignment = statistics.centred_kernel_alignment(K[: task.points, : task.points], task.y)
+            numpyro.deterministic(f"alignment_{layer}", alignment)
+
+
+# --- pieces they share ------------------------------------------------------------------------------------------------
+
+
+def _observe(f, noise, y):
+    noise = jnp.asarray(noise)
+    if noise.ndim == 2:
+        numpyro.sample("y", Marginal(Dense(noise), 0.0, y.shape[-1], loc=f), obs=y)
+    else:
+        scale = jnp.sqrt(noise if noise.ndim == 0 else noise[:, None])
+        numpyro.sample("y", dist.Normal(f, scale).to_event(2), obs=y)
+
+
+def _register_outputs(task, f_all, conditional_variance):
+    """`f`, `f_test` and the losses; with a conditional variance the losses are conditional expectations."""
+    parts = {"f": (slice(None, task.points), task.y, "train_loss")}
+    if task.test_points:
+        parts["f_test"] = (slice(task.points, None), task.y_test, "test_loss")
+    for name, (rows, target, loss_name) in parts.items():
+        f = numpyro.deterministic(name, f_all[rows])
+        extra = 0.0
+        if conditional_variance is not None:
+            extra = jnp.mean(numpyro.deterministic(f"{name}_conditional_variance", conditional_variance[rows]))
+        if target is not None:
+            numpyro.deterministic(loss_name, jnp.mean((target - f) ** 2) + extra)
+
+
+def _register_kernels(net, task, hidden, hidden_test, kernel_points):
+    for layer, K in enumerate(net.layer_kernels(hidden, task.X)[1:], start=1):
+        numpyro.deterministic(f"alignment_{layer}", statistics.centred_kernel_alignment(K, task.y))
+    X_all = task.X
+    if hidden_test is not None:
+        X_all = jnp.concatenate([task.X, task.X_test])
+        hidden = [jnp.concatenate(pair) for pair in zip(hidden, hidden_test, strict=True)]
+    chosen = [phi[kernel_points] for phi in hidden]
+    for layer, K in enumerate(net.layer_kernels(chosen, X_all[kernel_points])):
+        numpyro.deterministic(f"kernel_{layer}", K)

@@ -1,0 +1,84 @@
+"""Bayesian neural network: a fully connected network of any width and depth on real data, against its infinite-width limit.
+
+At standard scaling the posterior approaches the limit's as 1/width; at mean-field scaling it does not, because the
+network learns features: its kernels move by an amount that does not vanish. Sweep the width to see it.
+"""
+
+from typing import Literal
+
+import numpyro
+
+import fieldprob as fp
+
+presets = {
+    "small": {},
+    "full": {"train": 400, "test": 200, "width": 512, "draws": 4000, "chains": 16},
+}
+
+
+def bnn(net, task, face="collapsed"):
+    """The model: noisy outputs y ~ N(f(X), noise) of a network with Gaussian weights.
+
+    `fp.regression` is these lines for every face of a network, and registers the statistics that theories predict. To see
+    them, the `collapsed` face by hand: sample all weights but the readout, which leaves a random covariance.
+    """
+    if face == "collapsed by hand":
+        covariance = net.collapsed(task.X)
+        numpyro.sample("y", fp.gp.Marginal(covariance, net.effective_noise(task), task.outputs), obs=task.y)
+    else:
+        fp.regression(net, task, face=face)
+
+
+def study(
+    data: Literal["digits", "breast_cancer", "diabetes"] = "digits",
+    classes: tuple[int, ...] = (0, 1),
+    train: int = 60,
+    test: int = 30,
+    width: int = 128,
+    depth: int = 1,
+    activation: str = "erf",
+    weight_variance: float = 1.0,
+    bias_variance: float = 0.0,
+    readout_variance: float | None = None,
+    scaling: Literal["standard", "mean-field"] | float = "standard",
+    noise_variance: float = 0.1,
+    face: Literal["auto", "collapsed", "weights", "limit"] = "auto",
+    draws: int = 1000,
+    chains: int = 4,
+    warmup: int = 300,
+    seed: int = 0,
+):
+    """A network's posterior on real data against its infinite-width limit.
+
+    Args:
+        data: a data set that scikit-learn ships.
+        classes: digits to tell apart (only for digits); two give targets -1 and +1, more give centred one-hot targets.
+        train: training points.
+        test: test points.
+        width: neurons of each hidden layer.
+        depth: hidden layers.
+        activation: name of the activation function.
+        weight_variance: variance per fan-in of the weights before the readout.
+        bias_variance: variance of the biases.
+        readout_variance: variance per fan-in of the readout; weight_variance unless given.
+        scaling: standard, mean-field, or an exponent gamma from 1 to 2.
+        noise_variance: likelihood variance, before it is divided by chi.
+        face: what is sampled: all weights, all but the readout (collapsed), or the infinite-width process (limit).
+        draws: draws of each chain.
+        chains: number of chains.
+        warmup: adaptation steps of each chain, discarded.
+        seed: of the data split and of the chains.
+    """
+    net = fp.Mlp(width, depth, activation, weight_variance, bias_variance, readout_variance, scaling)
+    size = {"train": train, "test": test, "noise_variance": noise_variance, "seed": seed}
+    if data == "digits":
+        task = fp.tasks.digits(classes=classes, **size)
+    else:
+        task = getattr(fp.tasks, data)(**size)
+    return fp.Study(
+        net,
+        task,
+        theories=[fp.theory.limit],
+        sampling={"draws": draws, "chains": chains, "warmup": warmup, "face": face},
+        seed=seed,
+    )

@@ -1,0 +1,140 @@
+"""The driver: what a DataTree holds, kernels of every make, reproducibility, interruption, bad arguments."""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import HMC, NUTS
+
+import fieldprob as fp
+from fieldprob.infer import driver
+
+TASK = fp.tasks.linear_teacher(6, 3, test=2, noise_variance=0.1, seed=0)
+NET = fp.Mlp(4, 1, "erf")
+OPTIONS = {"draws": 40, "chains": 2, "warmup": 20, "seed": 0, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return fp.sample(NET, TASK, **OPTIONS)
+
+
+def test_datatree_has_named_dimensions_statistics_data_and_settings(samples):
+    post = samples.posterior
+    assert post["f"].dims == ("chain", "draw", "train_point", "output") and post["f"].shape == (2, 40, 6, 1)
+    assert post["kernel_1"].dims == ("chain", "draw", "point", "point_")
+    assert post["split"].values.tolist() == ["train"] * 6 + ["test"] * 2
+    assert {"acceptance_rate", "n_steps", "lp", "diverging", "step_size"} <= set(samples.sample_stats)
+    assert np.array_equal(samples.observed_data["y"], TASK.y)
+    assert float(samples.constant_data["effective_noise"]) == pytest.approx(0.1)
+    assert not any(name.startswith("weight_") for name in post)
+    settings = json.loads(samples.attrs["settings"])
+    assert settings["face"] == "collapsed" and settings["draws"] == 40 and samples.attrs["interrupted"] == 0
+
+
+def test_same_seed_same_draws_other_seed_other_draws(samples):
+    again = fp.sample(NET, TASK, **OPTIONS)
+    assert np.array_equal(again.posterior["f"], samples.posterior["f"])
+    key = fp.sample(NET, TASK, **(OPTIONS | {"seed": jax.random.key(0)}))
+    assert np.array_equal(key.posterior["f"], samples.posterior["f"])
+    other = fp.sample(NET, TASK, **(OPTIONS | {"seed": 1}))
+    assert not np.allclose(other.posterior["f"], samples.posterior["f"])
+
+
+@pytest.mark.parametrize(
+    "kernel", [NUTS, partial(NUTS, max_tree_depth=3), partial(HMC, num_steps=4, trajectory_length=None)]
+)
+def test_any_factory_of_a_numpyro_kernel_samples(kernel):
+    result = fp.sample(NET, TASK, **(OPTIONS | {"kernel": kernel, "chains": 1, "store_weights": True}))
+    assert result.posterior["weight_0"].shape == (1, 40, 4, 3)
+
+
+def test_any_numpyro_model_samples_and_names_its_dimensions():
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 1).expand([3]).to_event(1))
+        numpyro.deterministic("square", x**2)
+
+    result = fp.sample(model, dims={"x": ("mode",)}, coords={"mode": [1, 2, 4]}, **OPTIONS)
+    assert result.posterior["x"].dims == ("chain", "draw", "mode")
+    assert result.posterior["mode"].values.tolist() == [1, 2, 4]
+    assert result.posterior["square"].dims[-1] == "square_dim_0"
+    assert "observed_data" not in result.children
+
+
+def test_interruption_keeps_the_blocks_that_are_done(monkeypatch):
+    """A KeyboardInterrupt during the fifth block of draws leaves the four before it; before the first it propagates."""
+    calls = iter(range(100))
+    original = jax.block_until_ready
+    per_block, warmup_blocks = driver._block_sizes(40, 20)
+    stop_at = {"block": warmup_blocks + 4}
+
+    def interrupting(x):
+        if next(calls) == stop_at["block"]:
+            raise KeyboardInterrupt
+        return original(x)
+
+    monkeypatch.setattr(driver.jax, "block_until_ready", interrupting)
+    result = fp.sample(NET, TASK, **OPTIONS)
+    assert result.attrs["interrupted"] == 1 and result.posterior.sizes["draw"] == 4 * per_block
+    calls, stop_at["block"] = iter(range(100)), warmup_blocks
+    with pytest.raises(KeyboardInterrupt):
+        fp.sample(NET, TASK, **OPTIONS)
+
+
+def test_blocks_cover_draws_and_warmup():
+    for draws, warmup in ((1000, 300), (1, 0), (7, 5), (20_000, 500), (40, 1)):
+        block, warmup_blocks = driver._block_sizes(draws, warmup)
+        assert warmup <= block * warmup_blocks < warmup + max(1, warmup_blocks)
+        assert (warmup_blocks == 0) == (warmup == 0) and 1 <= block <= max(draws, warmup)
+
+
+def test_float32_samples_too():
+    with jax.enable_x64(False):
+        task = fp.tasks.linear_teacher(6, 3, test=2, noise_variance=0.1, seed=0)
+        result = fp.sample(fp.Mlp(4), task, **OPTIONS)
+    assert result.posterior["f"].dtype == np.float32 and np.all(np.isfinite(result.posterior["f"]))
+    assert json.loads(result.attrs["settings"])["float"] == "float32"
+
+
+def test_chains_are_split_over_nothing_but_still_differ(samples):
+    assert not np.allclose(samples.posterior["f"][0], samples.posterior["f"][1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"draws": 0}, ValueError, "draws is 0"),
+        ({"chains": -1}, ValueError, "chains is -1"),
+        ({"warmup": 1.5}, ValueError, "warmup is 1.5"),
+        ({"seed": "one"}, TypeError, "seed is 'one'"),
+        ({"face": "kernels"}, ValueError, "no face 'kernels'"),
+        ({"kernel_points": [0, 99]}, ValueError, "from 0 to 7"),
+        ({"kernel_points": [1, 1]}, ValueError, "distinct"),
+        ({"precision": "half"}, ValueError, "precision is 'half'"),
+    ],
+)
+def test_bad_arguments_are_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        fp.sample(NET, TASK, **(OPTIONS | changes))
+
+
+def test_a_prior_that_is_neither_network_nor_model_is_refused():
+    with pytest.raises(TypeError, match="give a network"):
+        fp.sample(3, TASK)
+    with pytest.raises(ValueError, match="task is missing"):
+        fp.sample(NET)
+    with pytest.raises(ValueError, match="no latent variable"):
+        fp.sample(lambda: numpyro.sample("y", dist.Normal(0, 1), obs=0.0))
+
+
+def test_an_energy_that_is_not_finite_says_what_to_do():
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.factor("broken", jax.numpy.log(-jax.numpy.abs(x)))
+
+    with pytest.raises((ValueError, RuntimeError), match="not finite|initial"):
+        fp.sample(model, **OPTIONS)
