@@ -29,13 +29,13 @@ _MODULES = (
     "theory",
 )
 _NAMES = {
-    "Comparison": "fieldprob.comparison",
+    "Comparison": "fieldprob.compare",
     "Mlp": "fieldprob.networks",
     "Prediction": "fieldprob.prediction",
     "Result": "fieldprob.study",
     "Study": "fieldprob.study",
     "Task": "fieldprob.tasks",
-    "compare": "fieldprob.comparison",
+    "compare": "fieldprob.compare",
     "load": "fieldprob.study",
     "regression": "fieldprob.networks",
     "sample": "fieldprob.infer",
@@ -43,7 +43,7 @@ _NAMES = {
 
 if TYPE_CHECKING:
     from fieldprob import activations, gp, infer, kernels, networks, plots, report, statistics, study, tasks, theory
-    from fieldprob.comparison import Comparison, compare
+    from fieldprob.compare import Comparison, compare
     from fieldprob.infer import sample
     from fieldprob.networks import Mlp, regression
     from fieldprob.prediction import Prediction

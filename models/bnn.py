@@ -1,12 +1,10 @@
-"""Bayesian neural network: a fully connected network of any width and depth on real data, against its infinite-width limit.
+"""Bayesian neural network: a network of any width and depth on real data, against its infinite-width limit.
 
 At standard scaling the posterior approaches the limit's as 1/width; at mean-field scaling it does not, because the
 network learns features: its kernels move by an amount that does not vanish. Sweep the width to see it.
 """
 
 from typing import Literal
-
-import numpyro
 
 import fieldprob as fp
 
@@ -16,17 +14,12 @@ presets = {
 }
 
 
-def bnn(net, task, face="collapsed"):
-    """The model: noisy outputs y ~ N(f(X), noise) of a network with Gaussian weights.
+def bnn(net, task, **options):
+    """The model: noisy outputs y ~ N(f(X), noise) of a network with Gaussian weights, and the statistics to record.
 
-    `fp.regression` is these lines for every face of a network, and registers the statistics that theories predict. To see
-    them, the `collapsed` face by hand: sample all weights but the readout, which leaves a random covariance.
+    `options` are those of `fp.regression`: which face of the network is sampled, the precision, the recorded points.
     """
-    if face == "collapsed by hand":
-        covariance = net.collapsed(task.X)
-        numpyro.sample("y", fp.gp.Marginal(covariance, net.effective_noise(task), task.outputs), obs=task.y)
-    else:
-        fp.regression(net, task, face=face)
+    fp.regression(net, task, **options)
 
 
 def study(
@@ -71,14 +64,11 @@ def study(
     """
     net = fp.Mlp(width, depth, activation, weight_variance, bias_variance, readout_variance, scaling)
     size = {"train": train, "test": test, "noise_variance": noise_variance, "seed": seed}
-    if data == "digits":
-        task = fp.tasks.digits(classes=classes, **size)
-    else:
-        task = getattr(fp.tasks, data)(**size)
+    task = fp.tasks.digits(classes=classes, **size) if data == "digits" else getattr(fp.tasks, data)(**size)
     return fp.Study(
         net,
         task,
         theories=[fp.theory.limit],
-        sampling={"draws": draws, "chains": chains, "warmup": warmup, "face": face},
+        sampling={"model": bnn, "draws": draws, "chains": chains, "warmup": warmup, "face": face},
         seed=seed,
     )

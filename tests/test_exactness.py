@@ -1,7 +1,6 @@
 """Sampled networks are exact: every face gives the posterior that brute force gives, at any width and depth."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
@@ -116,7 +115,7 @@ def test_mean_field_adaptation_does_not_vanish_with_width():
     for scaling in ("standard", "mean-field"):
         for width in (8, 32):
             net = fp.Mlp(width, 1, "erf", weight_variance=2.0, scaling=scaling)
-            moments, ess = importance_moments(
+            moments, _ = importance_moments(
                 key=jax.random.key(0), X=task.X, X_test=task.X_test, y=task.y[:, 0], width=width, depth=1, phi="erf",
                 weight=2.0, bias=0.0, readout=2.0, noise=0.3, chi=net.chi, draws=100_000,
             )  # fmt: skip

@@ -74,8 +74,12 @@ def test_evidence_integrates_to_one_over_data():
 
 
 def test_float32_is_refused():
-    with jax.enable_x64(False), pytest.raises(RuntimeError, match="needs float64"):
-        fp.theory.limit(fp.Mlp(4), fp.Task(np.ones((2, 1)), [0.0, 1.0], 0.1))
+    with jax.enable_x64(False):
+        task = fp.Task(np.ones((2, 1)), [0.0, 1.0], 0.1)
+        with pytest.raises(ValueError, match="needs float64, but JAX is in float32"):
+            fp.theory.limit(fp.Mlp(4), task)
+    with pytest.raises(ValueError, match="task holds float32"):
+        fp.theory.limit(fp.Mlp(4), task)
 
 
 def test_predictions_without_test_points_have_none():

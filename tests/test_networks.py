@@ -148,6 +148,14 @@ def test_mixed_precision_is_chosen_only_where_it_is_accurate():
         feature_dtype(fp.Mlp(4), TASK, "half")
 
 
+def test_float32_is_refused_where_it_cannot_resolve_the_noise():
+    with jax.enable_x64(False):
+        task = fp.Task(np.ones((4, 2)), np.ones(4), 1e-6)
+        with pytest.raises(ValueError, match="noise_variance is too small for float32"):
+            feature_dtype(fp.Mlp(4), task)
+        assert feature_dtype(fp.Mlp(4), task.replace(noise_variance=0.01)) == jnp.float32
+
+
 def test_limit_is_differentiable_in_every_variance_and_the_inputs():
     net = fp.Mlp(10, 2, "relu", bias_variance=0.1)
     gradient = eqx.filter_grad(lambda n: fp.theory.limit(n, TASK).log_evidence)(

@@ -1,7 +1,7 @@
 """Gaussian-process regression given a covariance: the one place where that algebra is written.
 
-`LowRank` and `Dense` are covariances over the given points, `Marginal` is the distribution of noisy outputs with its own
-gradient rule (the hot path of sampling), and `condition` gives posterior, evidence and leave-one-out residuals.
+`LowRank` and `Dense` are covariances over the given points, `Marginal` is the distribution of noisy outputs with its
+own gradient rule (the hot path of sampling), and `condition` gives posterior, evidence and leave-one-out residuals.
 """
 
 from fieldprob.gp.covariance import Covariance, Dense, LowRank

@@ -7,7 +7,6 @@ it is, so that regression works with the smaller of points and features.
 from abc import abstractmethod
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 

@@ -1,7 +1,7 @@
 """The marginal likelihood of noisy outputs given their covariance, y ~ N(0, K + noise), as a NumPyro distribution.
 
-Its gradient is written by hand (reverse mode only) because this is the hot path of sampling. In coordinates in which the
-noise is the identity, with F the features (K = F F^T), S = 1 + F F^T and alpha = S^-1 y over C outputs,
+Its gradient is written by hand (reverse mode only) because this is the hot path of sampling. In coordinates in which
+the noise is the identity, with F the features (K = F F^T), S = 1 + F F^T and alpha = S^-1 y over C outputs,
 
     log p = -1/2 tr(y^T alpha) - C/2 log det S + const,     d log p / dF = (alpha alpha^T - C S^-1) F,
 
@@ -9,6 +9,8 @@ so nothing differentiates a Cholesky factor or solves triangular systems: S^-1 a
 made of matrix products. With fewer features than points the same is written with A = 1 + F^T F. Features may be float32
 while the P x P system is float64 ("mixed precision").
 """
+
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -136,11 +138,11 @@ class Marginal(dist.Distribution):
     -2.3872
     """
 
-    arg_constraints = {}
-    support = constraints.real_matrix
+    arg_constraints: ClassVar = {}
+    support = constraints.real_matrix  # pyright: ignore[reportAssignmentType]
     pytree_data_fields = ("covariance", "noise_variance", "loc")
     pytree_aux_fields = ("outputs",)
-    reparametrized_params = []
+    reparametrized_params: ClassVar = []
 
     def __init__(self, covariance, noise_variance, outputs: int = 1, *, loc=0.0, validate_args=None):
         self.covariance = covariance if isinstance(covariance, Covariance) else Dense(jnp.asarray(covariance))
@@ -176,7 +178,9 @@ class Marginal(dist.Distribution):
             density = _dense_log_density(self.covariance.matrix + noise, y)
         return density - 0.5 * points * outputs * jnp.log(2 * jnp.pi)
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key=None, sample_shape=()):
+        if key is None:
+            raise ValueError("key is None: give a JAX key, e.g. jax.random.key(0).")
         key_f, key_noise = jax.random.split(key)
         points = self.covariance.points
         shape = (*sample_shape, points, self.outputs)

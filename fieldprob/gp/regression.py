@@ -1,8 +1,8 @@
 """Posterior of the outputs given their covariance and noisy observations: mean, (co)variance, evidence, leave-one-out.
 
-With S = K + noise, resolvent S^-1 and normalised discrepancy delta = S^-1 y (Rasmussen & Williams 2006, eqs. 2.23-2.24,
-2.30, 5.12): mean K_* delta, covariance K_** - K_* S^-1 K_*^T, log evidence -1/2 y^T delta - 1/2 log det S - P/2 log 2 pi,
-leave-one-out residual delta_i / (S^-1)_ii (for independent noise).
+With S = K + noise, resolvent S^-1 and normalised discrepancy delta = S^-1 y (Rasmussen & Williams 2006, eqs. 2.23,
+2.24, 2.30, 5.12): mean K_* delta, covariance K_** - K_* S^-1 K_*^T, log evidence -1/2 y^T delta - 1/2 log det S
+- P/2 log 2 pi, leave-one-out residual delta_i / (S^-1)_ii.
 """
 
 from typing import NamedTuple

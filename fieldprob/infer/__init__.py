@@ -1,4 +1,4 @@
-"""Sampling: `sample` runs any NumPyro kernel on any face of a network, or on any NumPyro model, into an ArviZ DataTree."""
+"""Sampling: `sample` runs any NumPyro kernel on a face of a network, or on any NumPyro model, into a DataTree."""
 
 from fieldprob.infer.driver import sample
 

@@ -1,4 +1,4 @@
-"""Samples as an ArviZ DataTree: named dimensions and coordinates, ArviZ's names of the sample statistics, and the data."""
+"""Samples as an ArviZ DataTree: named dimensions and coordinates, ArviZ's names of sample statistics, and the data."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -28,7 +28,7 @@ def to_datatree(
     dims: Mapping[str, tuple[str, ...]],
     coords: Mapping[str, Any],
 ) -> xr.DataTree:
-    """A DataTree with the groups posterior, sample_stats, observed_data and constant_data from arrays (chain, draw, ...).
+    """The groups posterior, sample_stats, observed_data and constant_data from arrays (chain, draw, ...).
 
     Dimensions come from `fieldprob.statistics`, else from `dims`, else are numbered `name_dim_0`, ... as ArviZ does.
     """

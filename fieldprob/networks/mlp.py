@@ -5,21 +5,25 @@ Pre-activations and outputs, with variances per fan-in and N_0 the input dimensi
     h^1 = W^0 x + b^0,   h^{l+1} = W^l phi(h^l) + b^l,   f = (W^L phi(h^L) + b^L) / sqrt(chi),
     W^l_ij ~ N(0, weight_variance[l] / N_l),   b^l ~ N(0, bias_variance[l]),   chi = N_L^(gamma - 1).
 
-gamma = 1 is standard scaling, gamma = 2 mean-field scaling. chi divides the whole prior of the readout (weights and bias)
-and the noise, so that the infinite-width predictor does not depend on it: what changes with chi is feature learning.
+gamma = 1 is standard scaling, gamma = 2 mean-field scaling. chi divides the whole prior of the readout (weights and
+bias) and the noise, so that the infinite-width predictor does not depend on it: what changes with chi is feature
+learning.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
-from fieldprob import activations, kernels
+from fieldprob import kernels
+from fieldprob.activations import Activation, get
 from fieldprob.gp.covariance import LowRank
 
 _SCALINGS = {"standard": 1.0, "mean-field": 2.0}
@@ -38,7 +42,7 @@ class Mlp(eqx.Module):
         scaling: "standard", "mean-field", or gamma in [1, 2].
         rescale_noise: whether the noise is divided by chi too (see `effective_noise`).
 
-    Hidden weights are sampled as standard normals and scaled in the forward pass. Faces: `weights`, `collapsed`, `limit`.
+    Every weight is sampled as a standard normal and scaled in the forward pass. Faces: `weights`, `collapsed`, `limit`.
 
     Raises:
         ValueError: an argument is out of range or has the wrong length.
@@ -52,7 +56,7 @@ class Mlp(eqx.Module):
     """
 
     widths: tuple[int, ...] = eqx.field(static=True)
-    activations: tuple[activations.Activation, ...]
+    activations: tuple[Activation, ...]
     weight_variance: tuple
     bias_variance: tuple
     readout_variance: Float[Array, ""] | float
@@ -79,7 +83,7 @@ class Mlp(eqx.Module):
             if isinstance(n, bool) or int(n) != n or n < 1:
                 raise ValueError(f"width is {width!r}: every hidden layer needs an integer of at least 1.")
         self.widths = tuple(int(n) for n in widths)
-        self.activations = tuple(activations.get(a) for a in _per_layer("activation", activation, depth))
+        self.activations = tuple(get(a) for a in _per_layer("activation", activation, depth))
         self.weight_variance = _variances("weight_variance", weight_variance, depth, positive=True)
         self.bias_variance = _variances("bias_variance", bias_variance, depth + 1, positive=False)
         if readout_variance is None:
@@ -210,7 +214,7 @@ class Mlp(eqx.Module):
         return LowRank(self.output_features(self.hidden(self.sample_hidden(X.shape[-1]), X)[-1]))
 
 
-def _standard_normal(name: str, *shape: int):
+def _standard_normal(name: str, *shape: int) -> Any:
     return numpyro.sample(name, dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)))
 
 
@@ -222,7 +226,7 @@ def _inputs(name: str, X) -> Float[Array, "points inputs"]:
 
 
 def _is_zero(variance) -> bool:
-    return not isinstance(variance, jax.core.Tracer) and float(variance) == 0.0
+    return not isinstance(variance, Tracer) and float(variance) == 0.0
 
 
 def _per_layer(name: str, value, layers: int) -> tuple:
@@ -239,7 +243,7 @@ def _variances(name: str, value, layers: int, *, positive: bool) -> tuple:
         value = tuple(value)
     values = _per_layer(name, value, layers)
     for v in values:
-        if isinstance(v, jax.core.Tracer):
+        if isinstance(v, Tracer):
             continue
         try:
             number = float(v)
@@ -248,7 +252,7 @@ def _variances(name: str, value, layers: int, *, positive: bool) -> tuple:
         if not (number > 0 if positive else number >= 0) or number == float("inf"):
             need = "positive" if positive else "zero or positive"
             raise ValueError(f"{name} is {value!r}: a variance must be {need} and finite.")
-    return tuple(v if isinstance(v, jax.Array | jax.core.Tracer) else float(v) for v in values)
+    return tuple(v if isinstance(v, jax.Array | Tracer) else float(v) for v in values)
 
 
 def _gamma(scaling) -> float:

@@ -5,34 +5,32 @@ The likelihood needs the training points only; everything else is computed from 
 site costs nothing in a gradient).
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.core import Tracer
 
 from fieldprob import statistics
 from fieldprob.gp import Dense, LowRank, Marginal, condition
 
-Face = Literal["weights", "collapsed", "limit"]
-Precision = Literal["auto", "mixed", "full"]
-
 _RECORDED_POINTS = 24
 # Largest ratio of prior variance to noise at which float32 features leave the log density accurate to about 1e-3.
 _MIXED_CONDITION = 1000.0
+# Above this condition number the P x P system cannot be solved to a few per mille in float32.
+_FLOAT32_CONDITION = 1e5
 
 
-def regression(net, task, *, face: Face = "collapsed", precision: Precision = "auto", kernel_points=None):
+def regression(net, task, *, face: str = "collapsed", precision: str = "auto", kernel_points=None):
     """The NumPyro model of noisy outputs of a network: y ~ N(f(X), effective noise).
 
     Args:
         net: a network; `face` must be one of `net.faces`.
         task: a `Task`; its noise is rescaled by `net.effective_noise(task)`.
-        face: "weights" samples every weight, "collapsed" all but the readout, which is integrated out exactly (the sites
-            `f` and `f_test` are then conditional means, with `f_conditional_variance` and `f_test_conditional_variance`
-            beside them), "limit" the outputs of the infinite-width Gaussian process.
+        face: "weights" samples every weight, "collapsed" all but the readout, which is integrated out exactly (`f` and
+            `f_test` are then conditional means, with `f_conditional_variance` and `f_test_conditional_variance` beside
+            them), "limit" the outputs of the infinite-width Gaussian process.
         precision: of the features in the likelihood of `collapsed`: "full", "mixed" (float32 features, everything else
             in the default float) or "auto": mixed where it is accurate, see `feature_dtype`.
         kernel_points: indices, in train then test points, of the points whose layer kernels are recorded; all if there
@@ -77,7 +75,7 @@ def default_kernel_points(task) -> np.ndarray:
     return np.concatenate([train, task.points + test])
 
 
-def feature_dtype(net, task, precision: Precision = "auto"):
+def feature_dtype(net, task, precision: str = "auto"):
     """The float type of the features in the collapsed likelihood.
 
     "auto" takes float32 features where that is accurate: smooth activations, and a prior variance of at most a thousand
@@ -86,18 +84,33 @@ def feature_dtype(net, task, precision: Precision = "auto"):
     default = jnp.result_type(float)
     if precision not in ("auto", "mixed", "full"):
         raise ValueError(f"precision is {precision!r}: give 'auto', 'mixed' or 'full'.")
-    if precision == "full" or default == jnp.float32:
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((net, task)))
+    if default == jnp.float32:
+        if not traced:
+            _check_float32(net, task)
         return default
     if precision == "mixed":
         return jnp.dtype(jnp.float32)
-    leaves = jax.tree.leaves((net, task))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) or not all(a.smooth for a in net.activations):
+    if precision == "full" or traced or not all(a.smooth for a in net.activations):
         return default
+    return jnp.dtype(jnp.float32) if _signal_to_noise(net, task) <= _MIXED_CONDITION else default
+
+
+def _signal_to_noise(net, task) -> float:
+    """Largest prior variance of an output over the smallest variance of the noise."""
     with jax.ensure_compile_time_eval():
         noise = jnp.asarray(net.effective_noise(task))
         smallest = jnp.min(jnp.linalg.eigvalsh(noise) if noise.ndim == 2 else noise)
-        condition_number = jnp.max(jnp.diagonal(net.limit(task.X))) / smallest
-        return jnp.dtype(jnp.float32) if condition_number <= _MIXED_CONDITION else default
+        return float(jnp.max(jnp.diagonal(net.limit(task.X))) / smallest)
+
+
+def _check_float32(net, task) -> None:
+    ratio = _signal_to_noise(net, task)
+    if ratio * task.points > _FLOAT32_CONDITION:
+        raise ValueError(
+            f"noise_variance is too small for float32: the prior variance is {ratio:.1g} times the noise, at "
+            f"{task.points} points. Use float64 (--precision 64, or jax_enable_x64) or face='weights'."
+        )
 
 
 # --- the faces --------------------------------------------------------------------------------------------------------

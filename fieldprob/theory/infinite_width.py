@@ -25,12 +25,12 @@ def limit(net, task) -> Prediction:
 
     Returns:
         A `Prediction`: mean, variance and covariance of `f` (points, outputs) and `f_test`; `kernel_0`..`kernel_L` over
-        training then test points and `alignment_1`..`alignment_L`, which do not fluctuate; the posterior expectation of
-        `train_loss` and `test_loss`; `leave_one_out` residuals (points, outputs); and the log evidence. Differentiable in
-        every variance of the network, the noise and the inputs.
+        training then test points and `alignment_1`..`alignment_L`, which do not fluctuate; the posterior expectation
+        of `train_loss` and `test_loss`; `leave_one_out` residuals (points, outputs); and the log evidence.
+        Differentiable in every variance of the network, the noise and the inputs.
 
     Raises:
-        RuntimeError: JAX is not in float64.
+        ValueError: JAX, or the task, is not in float64.
 
     >>> import fieldprob as fp
     >>> net = fp.Mlp(width=100, activation="relu")
@@ -38,7 +38,7 @@ def limit(net, task) -> Prediction:
     >>> fp.theory.limit(net, task).mean["f"].shape
     (6, 1)
     """
-    require_float64("limit")
+    require_float64("limit", task)
     X = task.X if not task.test_points else jnp.concatenate([task.X, task.X_test])
     kernels = net.limit_kernels(X)
     P = task.points

@@ -1,0 +1,7 @@
+"""`python -m fieldprob.cli` is `fieldprob`."""
+
+import sys
+
+from fieldprob.cli import main
+
+sys.exit(main())

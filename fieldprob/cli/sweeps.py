@@ -1,0 +1,239 @@
+"""`fieldprob sweep`: the points of a sweep, one run directory each, and what is drawn from them.
+
+The directory of a sweep is named after what all points share, so that asking for more values or seeds goes on in it. A
+point counts as finished if its result is complete and of the same configuration; all others are run.
+"""
+
+import itertools
+import json
+import shlex
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from rich.table import Table
+
+import fieldprob.report as pages
+from fieldprob.cli import commands
+from fieldprob.cli.arguments import Request, UsageError
+from fieldprob.cli.commands import say
+from fieldprob.cli.convert import convert, parameter_types, resolve
+from fieldprob.compare.text import value_with_error
+from fieldprob.plots_sweep import ROUNDING, plot_sweep
+from fieldprob.study import atomic
+from fieldprob.studyfile import StudyFile
+from fieldprob.sweep import as_table, average_seeds, read_summary
+
+SWEEP = "sweep.json"
+INDEX = "index.html"
+SUMMARY = "summary.csv"
+
+# Errors that belong to one point, such as a width at which a theory has no solution; the others stop the sweep.
+_POINT_ERRORS = (ValueError, TypeError, ArithmeticError, RuntimeError)
+
+
+def run(request: Request, file: StudyFile) -> int:
+    """Runs the points that are not there yet, then draws all that the directory holds."""
+    function = file.load()
+    swept, fixed = _split(request, file, function)
+    preset = file.preset(request.options.get("preset"))
+    base = resolve(function, preset, fixed)
+    seeds = _seeds(request, base, swept)
+    values = {**swept, **({"seed": seeds} if seeds else {})}
+    if all(len(v) == 1 for v in values.values()):
+        raise UsageError("nothing to sweep; give a parameter several values, --width 10,30,100, or --seeds 4")
+    points = [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+    shared = {k: v for k, v in base.items() if k not in swept and k != "seed"}
+    settings = commands.describe(request, file, shared)
+    settings |= {"explicit_command": settings["command"], "swept": [*swept], "points": len(points)}
+    settings["given"] = {name: shared[name] for name in fixed if name in shared}
+    directory = Path(
+        request.options.get("out") or Path("results") / file.name / _directory_name(request, swept, settings)
+    )
+    _prepare(directory, settings, "overwrite" in request.options)
+    say(f"{file.name}: {len(points)} points, {settings['precision']} bit, into {directory}")
+    failed = _run_points(request, file, function, base, points, directory)
+    if failed == len(points):
+        say("every point failed")
+        return 1
+    report(directory)
+    if failed:
+        say(f"{failed} of {len(points)} points failed; the same command tries them again")
+    return 1 if failed else 0
+
+
+def report(directory: Path) -> None:
+    """Draws a sweep from its finished points, writes summary.csv, figure.png and index.html, and prints the numbers."""
+    try:
+        settings = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
+        swept = [str(name) for name in settings["swept"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{directory / SWEEP} cannot be read; run the sweep again to write it anew") from error
+    points = _finished_points(directory, settings)
+    if not points:
+        raise UsageError(f"{directory} holds no finished point; run the sweep first")
+    table = as_table([(parameters, read_summary(path)) for path, parameters in points])
+    averaged = average_seeds(table, swept or ["seed"])
+    with atomic(directory / SUMMARY) as path:
+        table.to_csv(path, index=False)
+    with atomic(directory / commands.FIGURE) as path:
+        figure = plot_sweep(table, swept, title=_title(settings))
+        figure.savefig(path, format="png", dpi=160)
+        plt.close(figure)
+    shown = numbers(averaged)
+    page = pages.sweep_page(
+        settings,
+        shown,
+        [(parameters, f"{path.name}/{commands.REPORT}") for path, parameters in points],
+        (directory / commands.FIGURE).read_bytes(),
+        missing=max(0, settings.get("points", 0) - len(points)),
+    )
+    with atomic(directory / INDEX) as path:
+        path.write_text(page, encoding="utf-8")
+    commands.print_table(shown)
+    print(f"\n{directory}: {commands.FIGURE}, {SUMMARY}, {INDEX}")
+
+
+def numbers(averaged: pd.DataFrame) -> Table:
+    """The numbers of a sweep as a rich table: a line a point and statistic, a column a theory."""
+    parameters = list(averaged.columns[: list(averaged.columns).index("statistic")])
+    theories = [theory for theory in averaged["theory"].unique() if theory]
+    table = Table(*parameters, "statistic", "sampled", *theories, box=None, header_style="bold", pad_edge=False)
+    for _, group in averaged.groupby([*parameters, "statistic", "quantity"], sort=False):
+        found = {row.theory: value_with_error(row.value, row.error) for row in group.itertuples()}  # pyright: ignore
+        first = group.iloc[0]
+        name = first["statistic"]
+        if first["quantity"] == "distance":
+            if not (group.loc[group["theory"] != "", "value"] > ROUNDING).any():
+                continue  # an identity
+            name, found[""] = f"{name}, distance", f"floor {group.loc[group['theory'] == '', 'value'].iloc[0]:.3g}"
+        table.add_row(
+            *(f"{first[p]}" for p in parameters), name, found.get("", ""), *(found.get(t, "") for t in theories)
+        )
+    return table
+
+
+def _split(request: Request, file: StudyFile, function: Any) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
+    """The swept parameters with their values, and the words of the fixed ones."""
+    types = parameter_types(function)
+    swept, fixed = {}, {}
+    for name, words in request.parameters.items():
+        entries = [entry.strip() for entry in " ".join(words).split(",")]
+        if len(entries) == 1:
+            fixed[name] = words
+            continue
+        entries = [entry for entry in entries if entry]
+        converted = [convert(name, types[name], shlex.split(entry)) for entry in entries]
+        swept[name] = [value for index, value in enumerate(converted) if value not in converted[:index]]
+    return swept, fixed
+
+
+def _seeds(request: Request, base: Mapping[str, Any], swept: dict[str, list[Any]]) -> list[int]:
+    """The seeds of every point; none where the study has no seed and none is asked for."""
+    explicit = swept.pop("seed", None)
+    text = request.options.get("seeds")
+    if text is None:
+        return explicit or ([base["seed"]] if "seed" in base else [])
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--seeds {text}: give the number of seeds, an integer of at least 1")
+    if explicit is not None:
+        raise UsageError("--seeds and several values of --seed were given; use one of them")
+    if "seed" not in base:
+        raise UsageError("--seeds: study(...) has no parameter `seed` to vary")
+    return [base["seed"] + index for index in range(int(text))]
+
+
+def _directory_name(request: Request, swept: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    readable = "_".join(["sweep", *swept, *([request.options["preset"]] if "preset" in request.options else [])])
+    identity = commands.digest({"configuration": settings["configuration"], "swept": [*swept]})
+    return f"{readable}-{identity[:6]}"
+
+
+def _prepare(directory: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    commands.prepare(directory, settings, overwrite)
+    try:
+        stored = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = None
+    same = stored and all(stored.get(key) == settings[key] for key in ("configuration", "swept"))
+    if stored and not same and not overwrite:
+        raise UsageError(
+            f"{directory} holds a sweep of another configuration\n"
+            "choose another directory with --out, or replace it with --overwrite"
+        )
+    with atomic(directory / SWEEP) as path:
+        path.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _run_points(
+    request: Request,
+    file: StudyFile,
+    function: Any,
+    base: Mapping[str, Any],
+    points: list[dict[str, Any]],
+    directory: Path,
+) -> int:
+    """Runs what is missing; returns how many points failed."""
+    failed = 0
+    for index, point in enumerate(points):
+        parameters = {**base, **point}
+        settings = commands.describe(request, file, parameters)
+        settings["point"] = {name: settings["parameters"][name] for name in point}
+        name = commands.label(point)
+        place = directory / name
+        where = f"[{index + 1}/{len(points)}] {name}"
+        stored = commands.finished(place)
+        if stored is not None and stored.get("configuration") == settings["configuration"]:
+            say(f"{where}: already there")
+            continue
+        say(where)
+        try:
+            study = commands.build(function, parameters, file)
+            commands.prepare(place, settings, overwrite=True)
+            result = commands.execute(study, place, settings, file)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_stopped(request, index - failed, len(points))) from None
+        except _POINT_ERRORS as error:
+            if "debug" in request.options:
+                traceback.print_exc()
+            failed += 1
+            say(f"{where} failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+            continue
+        if result.interrupted:
+            raise KeyboardInterrupt(_stopped(request, index - failed, len(points)))
+    return failed
+
+
+def _stopped(request: Request, done: int, total: int) -> str:
+    command = shlex.join(["fieldprob", request.command, *request.words])
+    return f"interrupted; {done} of {total} points are finished and kept. To continue:\n    {command}"
+
+
+def _finished_points(directory: Path, settings: Mapping[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
+    """Directories and swept values of the points that belong to this sweep, in order of their values."""
+    shared = settings["parameters"]
+    found = []
+    for path in sorted(directory.glob(f"*/{commands.RESULT}")):
+        stored = commands.finished(path.parent)
+        if stored is None or "point" not in stored:
+            continue
+        parameters = stored["parameters"]
+        same = all(parameters.get(name) == value for name, value in shared.items())
+        if same and stored["precision"] == settings["precision"] and stored.get("code") == settings.get("code"):
+            found.append((path.parent, stored["point"]))
+    return sorted(found, key=lambda entry: [_sortable(value) for value in entry[1].values()])
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, float(value), "") if numeric else (1, 0.0, str(value))
+
+
+def _title(settings: Mapping[str, Any]) -> str:
+    given = {**({"preset": settings["preset"]} if settings.get("preset") else {}), **settings.get("given", {})}
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
+    return f"{settings['study']}: {words}" if words else str(settings["study"])

@@ -1,0 +1,256 @@
+"""`compare`: match the statistics of samples and predictions, and judge every theory by all of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from fieldprob import statistics
+from fieldprob.compare.comparison import Comparison
+from fieldprob.compare.sampled import Sampled, check_finite, measure, sample_dims
+from fieldprob.compare.verdict import AGREES, DIFFERS, NOT_CONVERGED, holm, p_values, rhat_limit, worst
+
+_COMPARED = ("mean", "variance")
+
+
+def compare(
+    samples: Any,
+    predictions: Any,
+    *,
+    false_alarm: float = 0.01,
+    minimum_ess: float = 400,
+    maximum_rhat: float = 1.01,
+) -> Comparison:
+    """Compare sampled statistics with what theories predict for them.
+
+    Means are compared for every statistic that both sides have, variances where a theory predicts them. Statistics are
+    matched by name, dimensions and coordinates, so that either side may cover only some of the points; a matrix that is
+    symmetric is compared once per pair. Where the samples hold `<name>_conditional_variance`, `<name>` is taken as the
+    conditional mean and the variance is that of the law of total variance.
+
+    A theory is said to differ if Holm's procedure rejects any of its numbers at the family-wise level `false_alarm`: a
+    theory that is exactly right is said to differ with at most that probability, however many numbers it predicts and
+    however they are correlated. Nothing is said of a theory, but 'not converged', if any number it is compared with has
+    an effective sample size below `minimum_ess`, or an R-hat above `maximum_rhat` by more than chance. Samples that are
+    independent by construction have no R-hat, and a quarter of `minimum_ess` is enough of them.
+
+    Args:
+        samples: DataTree with a group `posterior`, or a Dataset, of variables with dimensions chain and draw; or, for
+            samples that are independent by construction, `dataset` or `particle`.
+        predictions: one `Prediction`, or several with different names, or datasets that `Prediction.to_dataset` wrote.
+        false_alarm: family-wise false-alarm rate of each theory's verdict.
+        minimum_ess: effective sample size below which a number is not converged.
+        maximum_rhat: R-hat above which a number is not converged.
+
+    Raises:
+        ValueError: no statistic in common, dimensions or coordinates that do not match, draws that are not finite, two
+            theories of one name.
+
+    >>> import numpy as np, xarray as xr
+    >>> from fieldprob.prediction import Prediction
+    >>> draws = np.random.default_rng(0).normal(1.0, 2.0, (4, 1000))
+    >>> samples = xr.Dataset({"train_loss": (("chain", "draw"), draws)})
+    >>> theory = Prediction(theory="exact", mean={"train_loss": 1.0}, variance={"train_loss": 4.0})
+    >>> compare(samples, theory).verdicts
+    {'exact': 'agrees'}
+    """
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"false_alarm={false_alarm}: give a probability between 0 and 1, such as 0.01")
+    posterior = _posterior(samples)
+    theories = _theories(predictions)
+    _check_common(posterior, theories)
+
+    sampled: dict[tuple[str, str], Sampled] = {}
+    tables = []
+    for theory in theories:
+        parts = []
+        for variable in _in_order(theory):
+            name, moment = variable.attrs["statistic"], variable.attrs["moment"]
+            if moment not in _COMPARED or name not in posterior or posterior[name].size == 0:
+                continue
+            if (name, moment) not in sampled:
+                sampled[name, moment] = _measure(posterior, name, moment, theories)
+            error = theory.get(f"{name}_error" if moment == "mean" else f"{name}_variance_error")
+            parts.append(_differences(sampled[name, moment], variable, error, theory.attrs["theory"]))
+        if parts:
+            table = pd.concat(parts, ignore_index=True)
+            tables.append(_judge(table, false_alarm, minimum_ess, maximum_rhat))
+    numbers = pd.concat(tables, ignore_index=True)
+    first = posterior[next(iter(sampled))[0]]
+    return Comparison(
+        numbers=numbers.drop(columns=["missed", "chains"]),
+        theories=pd.DataFrame([_overall(theory, numbers) for theory in theories]).set_index("theory"),
+        false_alarm=false_alarm,
+        minimum_ess=minimum_ess,
+        maximum_rhat=maximum_rhat,
+        sample_size={dim: first.sizes[dim] for dim in sample_dims(first)},
+    )
+
+
+def _posterior(samples: Any) -> xr.Dataset:
+    group = samples if isinstance(samples, xr.Dataset) else getattr(samples, "posterior", samples)
+    if isinstance(group, xr.DataTree):
+        group = group.to_dataset()
+    if not isinstance(group, xr.Dataset):
+        raise TypeError(f"samples is a {type(samples).__name__}: give a DataTree with a posterior group, or a Dataset")
+    return group
+
+
+def _theories(predictions: Any) -> list[xr.Dataset]:
+    several = isinstance(predictions, Iterable) and not isinstance(predictions, xr.Dataset)
+    given: list[Any] = list(predictions) if several else [predictions]
+    if not given:
+        raise ValueError("predictions is empty: give at least one Prediction")
+    for prediction in given:
+        if not isinstance(prediction, xr.Dataset) and not hasattr(prediction, "to_dataset"):
+            raise TypeError(
+                f"predictions holds a {type(prediction).__name__}: give what a theory returns, a Prediction"
+            )
+    theories = [p if isinstance(p, xr.Dataset) else p.to_dataset() for p in given]
+    names = [theory.attrs["theory"] for theory in theories]
+    if len(set(names)) < len(names):
+        raise ValueError(f"predictions holds two theories of one name, among {names}: give them different ones")
+    return theories
+
+
+def _in_order(theory: xr.Dataset) -> list[xr.DataArray]:
+    """The variables with those of one statistic together, its mean first."""
+    variables = list(theory.data_vars.values())
+    names = [v.attrs["statistic"] for v in variables]
+    return sorted(variables, key=lambda v: names.index(v.attrs["statistic"]))
+
+
+def _check_common(posterior: xr.Dataset, theories: list[xr.Dataset]) -> None:
+    sampled = {str(name) for name, variable in posterior.data_vars.items() if variable.size}
+    some = False
+    for theory in theories:
+        predicted = {v.attrs["statistic"] for v in theory.data_vars.values() if v.attrs["moment"] in _COMPARED}
+        some |= bool(predicted)
+        if predicted and not predicted & sampled:
+            raise ValueError(
+                f"samples and {theory.attrs['theory']!r} have no statistic in common: "
+                f"sampled are {sorted(sampled)}, predicted are {sorted(predicted)}"
+            )
+    if not some:
+        raise ValueError(f"predictions hold no mean and no variance to compare: sampled are {sorted(sampled)}")
+
+
+def _measure(posterior: xr.Dataset, name: str, moment: str, theories: list[xr.Dataset]) -> Sampled:
+    variable = posterior[name]
+    conditional = posterior.get(f"{name}_conditional_variance")
+    check_finite(variable)
+    if conditional is not None:
+        check_finite(conditional)
+    predicted = [v for t in theories for v in t.data_vars.values() if v.attrs["statistic"] == name]
+    predicted = [v for v in predicted if v.attrs["moment"] in _COMPARED]
+    first_draw = variable.isel(dict.fromkeys(sample_dims(variable), 0))
+    return measure(variable, moment, conditional, symmetric=all(map(_is_symmetric, [first_draw, *predicted])))
+
+
+def _is_symmetric(variable: xr.DataArray) -> bool:
+    """Whether a variable is a symmetric matrix over (dimension, dimension_) with equal coordinates."""
+    if variable.ndim != 2 or variable.shape[0] != variable.shape[1]:
+        return False
+    first, second = sorted(map(str, variable.dims))
+    if second != f"{first}_":
+        return False
+    if first in variable.coords and not np.array_equal(variable[first].values, variable[second].values):
+        return False
+    values = variable.values
+    return np.allclose(values, values.T, rtol=0, atol=1e-5 * np.abs(values).max(initial=0))
+
+
+def _differences(sampled: Sampled, predicted: xr.DataArray, error: xr.DataArray | None, theory: str) -> pd.DataFrame:
+    """The numbers of one theory, statistic and moment; entries that the theory does not cover are left out."""
+    value = _align(predicted, sampled.template, theory)[sampled.keep]
+    errors = np.zeros_like(value) if error is None else _align(error, sampled.template, theory)[sampled.keep]
+    kind = predicted.attrs.get("kind", "value") if sampled.moment == "mean" else "value"
+    fixed, difference = sampled.deterministic, sampled.value - value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z, p = p_values(
+            difference,
+            sampled.mcse,
+            errors,
+            sampled.skewness,
+            sampled.degrees_of_freedom,
+            sampled.widening,
+            kind,
+        )
+        relative = np.where(difference == 0, 0.0, np.abs(difference) / sampled.scale)
+    # what does not fluctuate is compared to a tolerance, widened by the theory's own error
+    miss = {"value": np.abs(difference), "lower": -difference, "upper": difference}[kind]
+    tolerance = sampled.tolerance * sampled.scale + 4 * errors
+    table: Any = pd.DataFrame(
+        {
+            "theory": theory,
+            "statistic": sampled.statistic,
+            "moment": sampled.moment,
+            "index": sampled.labels(),
+            "kind": kind,
+            "sampled": sampled.value,
+            "mcse": np.where(fixed, 0.0, sampled.mcse),
+            "predicted": value,
+            "prediction_error": errors,
+            "z": np.where(fixed, np.nan, z),
+            "p_value": np.where(fixed, np.nan, p),
+            "relative_error": relative,
+            "rhat": sampled.rhat if statistics.is_invariant(sampled.statistic) else np.nan,
+            "ess_bulk": sampled.ess_bulk,
+            "ess": sampled.ess,
+            "missed": np.where(fixed, miss > tolerance, np.nan),
+            "chains": sampled.chains,
+        }
+    )
+    return table[np.isfinite(value)]
+
+
+def _align(predicted: xr.DataArray, template: xr.DataArray, theory: str) -> np.ndarray:
+    """Predicted values at the sampled labels, flattened; NaN where the theory has none."""
+    name, dims = template.name, template.dims
+    if set(predicted.dims) != set(dims):
+        raise ValueError(
+            f"{name!r} has dimensions ({', '.join(map(str, dims))}) in the samples and "
+            f"({', '.join(map(str, predicted.dims))}) in the prediction of {theory!r}: give both the same"
+        )
+    for dim in dims:
+        here, there = template[dim].values, predicted[dim].values
+        if not np.isin(here, there).any():
+            raise ValueError(
+                f"{name!r} has no {dim} in common: sampled at {here[0]}..{here[-1]}, "
+                f"predicted by {theory!r} at {there[0]}..{there[-1]}"
+            )
+    aligned = predicted.reindex({dim: template[dim].values for dim in dims}).transpose(*dims)
+    return aligned.values.astype(float).reshape(-1)
+
+
+def _judge(table: Any, false_alarm: float, minimum_ess: float, maximum_rhat: float) -> pd.DataFrame:
+    """Add the verdict on every number of one theory."""
+    fixed = table["missed"].notna().to_numpy()
+    independent = (table["chains"] == 0).to_numpy()
+    markov = ~independent & ~fixed
+    limit = rhat_limit(maximum_rhat, table["ess"].to_numpy(), int(table["chains"].max()), int(markov.sum()))
+    invariant = table["statistic"].map(statistics.is_invariant).to_numpy()
+    mixed = (table["rhat"] <= limit).to_numpy() | ~invariant | independent
+    converged = mixed & (table["ess"].to_numpy() >= np.where(independent, minimum_ess / 4, minimum_ess))
+    differs = holm(table["p_value"].to_numpy(), false_alarm) | (table["missed"] == 1).to_numpy()
+    verdict = np.where(differs, DIFFERS, AGREES)
+    return table.assign(verdict=np.where(~fixed & ~converged, NOT_CONVERGED, verdict))
+
+
+def _overall(theory: xr.Dataset, numbers: Any) -> dict[str, Any]:
+    name = theory.attrs["theory"]
+    verdict = numbers.loc[numbers["theory"] == name, "verdict"]
+    return {
+        "theory": name,
+        "verdict": worst(verdict) if len(verdict) else "not compared",
+        "compared": len(verdict),
+        "differing": int((verdict == DIFFERS).sum()),
+        "unconverged": int((verdict == NOT_CONVERGED).sum()),
+        "log_evidence": theory.attrs.get("log_evidence", np.nan),
+        "order": theory.attrs.get("order", ""),
+        "source": theory.attrs.get("source", ""),
+    }

@@ -1,0 +1,469 @@
+"""`compare`: calibrated on samples whose law is known, powerful, honest about convergence, clear about bad input."""
+
+import doctest
+import io
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import rich.console
+import scipy.signal
+import scipy.stats
+import xarray as xr
+
+import fieldprob.compare.match
+from fieldprob.compare import Comparison, compare, text
+from fieldprob.compare.sampled import measure
+from fieldprob.compare.verdict import holm, p_values
+from fieldprob.prediction import Prediction
+
+CHAIN_DRAW = ("chain", "draw")
+
+
+def dataset(coords=None, **variables):
+    """Samples; dimensions after chain and draw as given with each variable."""
+    return xr.Dataset({n: ((*CHAIN_DRAW, *dims), x) for n, (dims, x) in variables.items()}, coords=coords)
+
+
+def theory(name="t", **arguments):
+    dims = {n: ("entry",) for m in ("mean", "variance") for n in arguments.get(m, {}) if n == "x"}
+    return Prediction(theory=name, dims=dims, **{"mean": {}, **arguments})
+
+
+def entries(*shape, seed=0, correlation=0.0):
+    """Standard normal chains (chain, draw, entry), autoregressive of order one."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    if correlation:
+        start = correlation * np.random.default_rng(seed + 1).normal(size=(shape[0], 1, *shape[2:]))
+        step = [np.sqrt(1 - correlation**2)]
+        noise = scipy.signal.lfilter(step, [1, -correlation], noise, axis=1, zi=start)[0]
+    return noise
+
+
+def binomial_limit(n, p, false_alarm=1e-6):
+    return scipy.stats.binom.isf(false_alarm, n, p)
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def test_doctests_run():
+    for module in (fieldprob.compare.match, text):
+        assert doctest.testmod(module).failed == 0
+
+
+def test_p_values_of_exact_means_and_variances_are_not_too_small():
+    # 600 independent numbers, each with its mean and its variance; false alarm of this test 6 x 1e-6
+    x = entries(4, 250, 600)
+    result = compare(
+        dataset(x=(("entry",), x)), theory(mean={"x": np.zeros(600)}, variance={"x": np.ones(600)}), minimum_ess=0
+    ).to_dataframe()
+    for moment in ("mean", "variance"):
+        p = result.loc[result["moment"] == moment, "p_value"].to_numpy()
+        assert len(p) == 600
+        for level in (0.1, 1e-2, 1e-3):
+            assert (p < level).sum() <= binomial_limit(600, level)
+        assert np.mean(p < 0.5) > 0.35  # and not useless: six standard errors below a half
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_the_verdict_on_an_exact_theory_errs_no_more_often_than_it_says(correlation):
+    # the rate is stated for the whole verdict: 60 verdicts on 4 means and 4 variances each; false alarm 1e-6
+    exact = theory(mean={"x": np.zeros(4)}, variance={"x": np.ones(4)})
+    mixing = np.linalg.cholesky(0.7 + 0.3 * np.eye(4))
+    wrong = 0
+    for seed in range(60):
+        x = entries(4, 250 if not correlation else 2500, 4, seed=2 * seed, correlation=correlation) @ mixing.T
+        verdict = compare(dataset(x=(("entry",), x)), exact, false_alarm=0.1, minimum_ess=200).verdicts["t"]
+        assert verdict != "not converged"
+        wrong += verdict == "differs"
+    assert wrong <= binomial_limit(60, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("numbers", [1, 30, 1000])
+def test_the_false_alarm_rate_holds_for_one_and_for_a_thousand_numbers(numbers, correlation):
+    repetitions = {1: 2000, 30: 300, 1000: 10}[numbers]
+    draws = 1000 if correlation < 0.9 else 3000
+    exact = theory(mean={"x": np.zeros(numbers)}, variance={"x": np.ones(numbers)})
+    verdicts = []
+    for seed in range(repetitions):
+        x = entries(4, draws, numbers, seed=2 * seed, correlation=correlation)
+        verdicts.append(compare(dataset(x=(("entry",), x)), exact, false_alarm=0.05).verdicts["t"])
+    assert verdicts.count("differs") <= binomial_limit(repetitions, 0.05)
+    assert verdicts.count("agrees") > 0.7 * repetitions
+
+
+def test_skewed_draws_need_the_correction_and_it_suffices():
+    # means of 400 squared normals: a plain t-test is wrong by a factor of several in its lower tail
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 400)) ** 2
+    mean, sd = x.mean(axis=1), x.std(axis=1, ddof=1)
+    skewness = scipy.stats.skew(x, axis=1) / 20
+    p = {}
+    for name, s in (("plain", np.zeros(20_000)), ("corrected", skewness)):
+        p[name] = p_values(mean - 1, sd / 20, np.zeros(20_000), s, np.full(20_000, 399.0), np.ones(20_000))[1]
+    assert (p["plain"] < 1e-3).sum() > binomial_limit(20_000, 1e-3)
+    assert (p["corrected"] < 1e-3).sum() <= binomial_limit(20_000, 1e-3)
+
+
+def test_the_error_of_a_theory_with_numerical_noise_is_counted():
+    rng = np.random.default_rng(3)
+    x = entries(4, 250, 300)
+    noisy = theory(mean={"x": 0.2 * rng.normal(size=300)}, error={"x": np.full(300, 0.2)})
+    p = compare(dataset(x=(("entry",), x)), noisy, minimum_ess=0).to_dataframe()["p_value"]
+    assert np.sum(p.to_numpy() < 1e-2) <= binomial_limit(300, 1e-2)
+
+
+def test_holm_steps_down_and_stops_at_the_first_that_passes():
+    p = np.array([0.04, 0.001, np.nan, 0.02, 0.9])
+    np.testing.assert_array_equal(holm(p, 0.05), [False, True, False, False, False])
+    np.testing.assert_array_equal(holm(np.array([0.01, 0.02, 0.04]), 0.05), [True, True, True])
+    np.testing.assert_array_equal(holm(np.array([np.nan]), 0.05), [False])
+
+
+# --- power and bounds ------------------------------------------------------------------------------------------------
+
+
+def test_one_mean_in_thirty_that_is_off_by_six_standard_errors_is_found():
+    x = entries(4, 1000, 30)
+    shift = np.zeros(30)
+    shift[7] = x.mean(axis=(0, 1))[7] + 6 / np.sqrt(4000)
+    result = compare(dataset(x=(("entry",), x)), theory(mean={"x": shift}))
+    assert result.verdicts == {"t": "differs"}
+    numbers = result.to_dataframe()
+    assert numbers.loc[numbers["verdict"] == "differs", "index"].tolist() == ["entry=7"]
+
+
+def test_a_wrong_variance_is_found_in_either_direction():
+    x = entries(4, 1000, 5)
+    for variance in (0.8, 1.25):
+        result = compare(dataset(x=(("entry",), x)), theory(variance={"x": np.full(5, variance)}))
+        assert result.verdicts == {"t": "differs"}
+
+
+@pytest.mark.parametrize(("kind", "holds"), [("lower", -0.5), ("upper", 0.5)])
+def test_a_bound_is_tested_on_its_own_side(kind, holds):
+    x = entries(4, 500, 3)
+    for value, verdict in ((holds, "agrees"), (-holds, "differs")):
+        bound = theory(mean={"x": np.full(3, value)}, kind={"x": kind})
+        assert compare(dataset(x=(("entry",), x)), bound).verdicts == {"t": verdict}
+
+
+# --- convergence -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["offset", "stuck", "short", "single", "drift"])
+def test_chains_that_have_not_converged_get_no_verdict(fault):
+    x = entries(4, 1000, 6)
+    if fault == "offset":
+        x[0] += 1.5
+    if fault == "stuck":
+        x[2] = x[2, 0]
+    if fault == "short":
+        x = x[:, :50]
+    if fault == "single":
+        x = entries(1, 4000, 6, correlation=0.995)
+    if fault == "drift":
+        x = x + np.linspace(0, 1.5, 1000)[:, None]
+    right = theory("right", mean={"x": x.mean(axis=(0, 1))}, variance={"x": x.var(axis=(0, 1))})
+    wrong = theory("wrong", mean={"x": np.full(6, 9.0)})
+    result = compare(dataset(x=(("entry",), x)), [right, wrong])
+    assert result.verdicts == {"right": "not converged", "wrong": "not converged"}
+    assert "not converged" in repr(result)
+
+
+def test_too_few_independent_samples_get_no_verdict():
+    samples = xr.Dataset({"x": (("dataset", "entry"), np.random.default_rng(0).normal(size=(20, 3)))})
+    assert compare(samples, theory(mean={"x": np.zeros(3)})).verdicts == {"t": "not converged"}
+
+
+def test_one_unconverged_number_is_enough():
+    x = entries(4, 1000, 6)
+    x[1, :, 3] += 2
+    result = compare(dataset(x=(("entry",), x)), theory(mean={"x": np.zeros(6)}))
+    assert result.verdicts == {"t": "not converged"}
+    assert result.to_dataframe()["verdict"].tolist().count("not converged") == 1
+
+
+def test_chance_alone_does_not_make_converged_chains_unconverged():
+    # R-hat of some of 300 numbers is above 1.01 at an ESS of 800, though every chain is exact
+    x = entries(4, 200, 300)
+    result = compare(dataset(x=(("entry",), x)), theory(mean={"x": np.zeros(300)}))
+    assert np.max(result.to_dataframe()["rhat"].to_numpy()) > 1.01
+    assert result.verdicts == {"t": "agrees"}
+
+
+def test_weights_are_not_judged_by_rhat():
+    x = entries(4, 1000)[..., None]
+    x[0] += 0.3  # a little offset: R-hat sees it, the ESS asked for does not
+    result = compare(
+        dataset(weight_0=(("neuron",), x)),
+        Prediction(theory="t", mean={"weight_0": x.mean(axis=(0, 1))}, dims={"weight_0": ("neuron",)}),
+        minimum_ess=0,
+    )
+    assert np.isnan(result.to_dataframe()["rhat"].to_numpy()).all()
+    assert result.verdicts == {"t": "agrees"}
+
+
+# --- moments ---------------------------------------------------------------------------------------------------------
+
+
+def test_estimates_are_those_of_arviz():
+    import arviz_stats
+
+    x = entries(4, 501, 3, correlation=0.6)
+    x[1, 100:150] = x[1, 99]  # a chain that rejected fifty moves: ties
+    samples = dataset(x=(("entry",), x))
+    numbers = compare(samples, theory(mean={"x": np.zeros(3)})).to_dataframe()
+    np.testing.assert_allclose(numbers["sampled"], x.mean(axis=(0, 1)))
+    np.testing.assert_allclose(numbers["ess_bulk"], arviz_stats.ess(samples, method="bulk")["x"])
+    np.testing.assert_allclose(numbers["rhat"], arviz_stats.rhat(samples, method="rank")["x"])
+    # never more optimistic than ArviZ, and hardly less
+    ratio = numbers["mcse"] / arviz_stats.mcse(samples, method="mean")["x"].values
+    assert np.all((ratio > 1 - 1e-9) & (ratio < 1.1))
+
+
+def test_variance_of_a_rao_blackwellised_output_is_the_law_of_total_variance():
+    import arviz_stats
+
+    rng = np.random.default_rng(0)
+    inner = rng.gamma(2.0, 0.5, size=(4, 1000, 3))
+    mean = rng.normal(size=(4, 1000, 3, 2)) * 0.7 + 1
+    samples = dataset(f=(("train_point", "output"), mean), f_conditional_variance=(("train_point",), inner))
+    exact = Prediction(theory="t", mean={"f": np.ones((3, 2))}, variance={"f": np.full((3, 2), 1.49)})
+    result = compare(samples, exact)
+    assert result.verdicts == {"t": "agrees"}
+    numbers = result.to_dataframe().query("moment == 'variance'")
+    series = inner[..., None] + (mean - mean.mean(axis=(0, 1))) ** 2
+    expected = inner.mean(axis=(0, 1))[:, None] + mean.var(axis=(0, 1), ddof=1)
+    np.testing.assert_allclose(numbers["sampled"], expected.ravel(), rtol=1e-4)
+    mcse = arviz_stats.mcse(xr.Dataset({"s": ((*CHAIN_DRAW, "p", "o"), series)}), method="mean")["s"].values
+    np.testing.assert_allclose(numbers["mcse"], mcse.ravel(), rtol=0.1)
+
+
+def test_plain_variance_is_unbiased():
+    # the average over many of the estimate with 400 draws is the variance, to five standard errors
+    x = entries(4, 100, 400)
+    numbers = compare(dataset(x=(("entry",), x)), theory(variance={"x": np.ones(400)}), minimum_ess=0).to_dataframe()
+    sampled = numbers["sampled"].to_numpy()
+    np.testing.assert_allclose(sampled, x.var(axis=(0, 1), ddof=1), rtol=2e-3)
+    assert abs(sampled.mean() - 1) < 5 * sampled.std() / 20
+
+
+def test_what_does_not_fluctuate_is_compared_to_rounding():
+    kernel = np.array([[2.0, 0.5], [0.5, 1.0]])
+    samples = dataset(kernel_0=(("point", "point_"), np.broadcast_to(kernel, (4, 500, 2, 2))))
+    for factor, verdict in ((1 + 1e-9, "agrees"), (1 + 1e-4, "differs")):
+        result = compare(samples, Prediction(theory="t", mean={"kernel_0": kernel * factor}))
+        assert result.verdicts == {"t": verdict}
+        numbers = result.to_dataframe()
+        assert np.isnan(numbers[["z", "p_value", "rhat", "ess_bulk"]].to_numpy()).all()
+        assert repr(result)
+    single = samples.astype(np.float32) + np.float32(1e-7)
+    assert compare(single, Prediction(theory="t", mean={"kernel_0": kernel * (1 + 1e-5)})).verdicts == {"t": "agrees"}
+
+
+@pytest.mark.parametrize("dim", ["dataset", "particle"])
+def test_independent_samples_have_the_standard_error_of_the_mean(dim):
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=(200, 5))
+    samples = xr.Dataset({"x": ((dim, "entry"), x)})
+    result = compare(samples, theory(mean={"x": np.full(5, 2.0)}, variance={"x": np.full(5, 9.0)}))
+    assert result.verdicts == {"t": "agrees"}
+    numbers = result.to_dataframe().query("moment == 'mean'")
+    np.testing.assert_allclose(numbers["mcse"], x.std(axis=0, ddof=1) / np.sqrt(200))
+    assert set(numbers["ess"]) == {200}
+    assert f"200 {dim}s" in repr(result)
+
+
+def test_a_symmetric_kernel_counts_every_pair_once_and_another_matrix_every_entry():
+    raw = entries(4, 200, 5, 5)
+    kernel = raw + raw.swapaxes(-1, -2)
+    dims = ("point", "point_")
+    flat = Prediction(theory="t", mean={"kernel_1": np.zeros((5, 5))})
+    assert len(compare(dataset(kernel_1=(dims, kernel)), flat).to_dataframe()) == 15
+    assert len(compare(dataset(kernel_1=(dims, raw)), flat).to_dataframe()) == 25
+    lopsided = np.zeros((5, 5))
+    lopsided[4, 0] = 1.0
+    wrong = Prediction(theory="t", mean={"kernel_1": lopsided})
+    assert compare(dataset(kernel_1=(dims, kernel)), wrong).verdicts == {"t": "differs"}
+
+
+# --- matching --------------------------------------------------------------------------------------------------------
+
+
+def test_samples_may_hold_only_some_of_the_points():
+    mean = np.arange(6.0)[:, None]
+    x = entries(4, 300, 2, 1) + mean[[4, 1]]
+    samples = dataset({"train_point": [4, 1]}, f=(("train_point", "output"), x))
+    result = compare(samples, Prediction(theory="t", mean={"f": mean}))
+    assert result.verdicts == {"t": "agrees"}
+    assert result.to_dataframe()["predicted"].tolist() == [4.0, 1.0]
+    assert result.to_dataframe()["index"].tolist() == ["train_point=4, output=0", "train_point=1, output=0"]
+
+
+def test_a_theory_may_cover_only_some_of_the_samples():
+    x = entries(4, 300, 5, 1)
+    samples = dataset(f=(("train_point", "output"), x), train_loss=((), entries(4, 300)))
+    part = Prediction(theory="part", mean={"f": np.zeros((2, 1))}, coords={"train_point": [3, 0]})
+    whole = Prediction(theory="whole", mean={"f": np.zeros((5, 1)), "train_loss": 0.0})
+    result = compare(samples, [part, whole])
+    assert result.theories["compared"].to_dict() == {"part": 2, "whole": 6}
+    assert result.ranking()["statistics"].to_dict() == {"part": 1, "whole": 1}
+    assert repr(result)
+
+
+def test_samples_come_as_a_datatree_or_a_dataset_and_theories_from_files():
+    x = entries(4, 300, 3, 1)
+    samples = dataset(f=(("train_point", "output"), x))
+    p = Prediction(theory="t", mean={"f": np.zeros((3, 1))})
+    expected = compare(samples, p).to_dataframe()
+    tree = xr.DataTree.from_dict({"posterior": samples, "sample_stats": xr.Dataset()})
+    pd.testing.assert_frame_equal(compare(tree, [p.to_dataset()]).to_dataframe(), expected)
+
+
+def test_theories_are_ranked_by_relative_error_over_what_all_of_them_predict():
+    x = entries(4, 1000, 10, 1) * 0.1 + 1
+    samples = dataset(f=(("train_point", "output"), x), train_loss=((), entries(4, 1000) + 1))
+    ones = np.ones((10, 1))
+    near = Prediction(theory="near", mean={"f": ones * 1.05, "train_loss": 50.0})
+    far = Prediction(theory="far", mean={"f": ones * 1.5})
+    exact = Prediction(theory="exact", mean={"f": ones})
+    ranking = compare(samples, [far, near, exact]).ranking()
+    assert ranking.index.tolist() == ["exact", "near", "far"]
+    np.testing.assert_allclose(ranking["relative_error"], [0, 0.05, 0.5], atol=0.004)
+    np.testing.assert_allclose(ranking["noise_floor"], 0.1 / np.sqrt(4000), rtol=0.1)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused_by_name():
+    x = entries(4, 100, 3, 1)
+    samples = dataset(f=(("train_point", "output"), x))
+    good = Prediction(theory="t", mean={"f": np.zeros((3, 1))})
+    with pytest.raises(
+        ValueError, match=r"no statistic in common: sampled are \['f'\], predicted are \['train_loss'\]"
+    ):
+        compare(samples, Prediction(theory="t", mean={"train_loss": 1.0}))
+    with pytest.raises(ValueError, match="no mean and no variance"):
+        compare(samples, Prediction(theory="t", mean={}, log_evidence=-1.0))
+    with pytest.raises(ValueError, match="two theories of one name"):
+        compare(samples, [good, good])
+    with pytest.raises(ValueError, match="at least one Prediction"):
+        compare(samples, [])
+    with pytest.raises(TypeError, match="predictions holds a function"):
+        compare(samples, compare)
+    with pytest.raises(TypeError, match="samples is a ndarray"):
+        compare(x, good)
+    with pytest.raises(ValueError, match="no train_point in common"):
+        compare(samples, Prediction(theory="t", mean={"f": np.zeros((3, 1))}, coords={"train_point": [7, 8, 9]}))
+    with pytest.raises(ValueError, match=r"'f' has dimensions .*give both the same"):
+        compare(samples, Prediction(theory="t", mean={"f": np.zeros(3)}, dims={"f": ("train_point",)}))
+    with pytest.raises(ValueError, match="need chain and draw"):
+        compare(samples.isel(chain=0), good)
+    with pytest.raises(ValueError, match="false_alarm=2"):
+        compare(samples, good, false_alarm=2)
+    x[1, 3] = np.nan
+    x[2, 5, 0] = np.inf
+    with pytest.raises(ValueError, match="'f' are NaN or infinite in 2 of 400 draws"):
+        compare(samples, good)
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def several() -> Comparison:
+    mu = np.random.default_rng(0).normal(size=(6, 1))
+    raw = entries(4, 400, 8, 8)
+    kernel = 0.1 * (raw + raw.swapaxes(-1, -2)) + np.eye(8)
+    samples = dataset(
+        f=(("train_point", "output"), entries(4, 400, 6, 1) * 0.3 + mu),
+        kernel_0=(("point", "point_"), np.broadcast_to(np.eye(8), (4, 400, 8, 8))),
+        kernel_1=(("point", "point_"), kernel),
+        train_loss=((), entries(4, 400) + 1),
+        alignment_1=((), entries(4, 400) * 0.1 + 0.5),
+    )
+
+    def prediction(name, factor):
+        return Prediction(
+            theory=name,
+            mean={"f": mu * factor, "kernel_0": np.eye(8), "kernel_1": np.eye(8) * factor, "train_loss": factor},
+            variance={"f": np.full((6, 1), 0.09)},
+            log_evidence=-12.5,
+            order="exact as width → ∞",
+        )
+
+    return compare(samples, [prediction("limit", 1.0), prediction("rescaling", 1.1), prediction("adaptation", 2.0)])
+
+
+def test_the_table_fits_a_terminal_and_says_everything(several):
+    printed = repr(several)
+    assert max(map(len, printed.splitlines())) <= 120
+    for word in [
+        "limit",
+        "rescaling",
+        "adaptation",
+        "kernel_1",
+        "variance",
+        "ESS",
+        "R-hat",
+        "agrees",
+        "differs",
+        "-12.5",
+    ]:
+        assert word in printed
+    assert "4 chains x 400 draws" in printed
+    assert several.verdicts == {"limit": "agrees", "rescaling": "differs", "adaptation": "differs"}
+
+
+def test_the_rich_table_has_the_same_rows(several):
+    file = io.StringIO()
+    rich.console.Console(width=120, file=file).print(several.rich())
+    printed = file.getvalue()
+    assert "kernel_1" in printed and "differs" in printed
+    assert several.rich().row_count == 5
+
+
+def test_every_number_is_in_the_data_frame(several):
+    numbers = several.to_dataframe()
+    assert len(numbers) == 3 * (6 + 6 + 36 + 36 + 1)
+    identity = {"theory", "statistic", "moment", "index"}
+    values = {"sampled", "mcse", "predicted", "prediction_error", "z", "p_value", "relative_error", "rhat", "ess_bulk"}
+    assert identity | values | {"verdict"} <= set(numbers)
+    numbers["sampled"] = 0  # a copy: the comparison keeps its own
+    assert several.to_dataframe()["sampled"].abs().sum() > 0
+    assert len(several.summary()) == 3 * 5
+
+
+def test_the_figure_is_drawn_from_the_comparison_alone(several, tmp_path):
+    figure = several.plot(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    titles = [ax.get_title() for ax in figure.axes if ax.get_visible()]
+    assert titles == ["f, mean", "f, variance", "kernel_0, mean", "kernel_1, mean", "scalars"]
+
+
+def test_importing_compare_does_not_import_jax_or_arviz():
+    import subprocess
+
+    code = "import sys, fieldprob.compare; assert not {'jax', 'arviz_stats', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_module_of_that_name_can_be_called():
+    x = entries(4, 200, 2)
+    p = theory(mean={"x": np.zeros(2)})
+    assert fieldprob.compare(dataset(x=(("entry",), x)), p).verdicts == {"t": "agrees"}  # pyright: ignore
+
+
+def test_measured_entries_do_not_depend_on_how_many_are_measured_at_once(monkeypatch):
+    x = entries(4, 100, 7)
+    variable = dataset(x=(("entry",), x))["x"]
+    whole = measure(variable, "variance", None, symmetric=False)
+    monkeypatch.setattr("fieldprob.compare.sampled._CHUNK", 2)
+    parts = measure(variable, "variance", None, symmetric=False)
+    np.testing.assert_allclose(parts.mcse, whole.mcse)
+    np.testing.assert_allclose(parts.skewness, whole.skewness)

@@ -1,0 +1,65 @@
+"""The models that ship: small versions of what they show."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fieldprob as fp
+
+MODELS = Path(__file__).parent.parent / "models"
+SMALL = {"train": 12, "test": 6, "draws": 700, "chains": 4, "warmup": 200}
+
+
+@cache
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"model_{name}", MODELS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("bnn").study(**SMALL, width=8, noise_variance=0.2).run(progress=False)
+
+
+def test_a_narrow_network_differs_from_its_limit_on_digits(digits):
+    assert digits.comparison.verdicts == {"limit": "differs"}
+    assert set(digits.comparison.summary().reset_index()["statistic"]) >= {"f", "f_test", "kernel_1", "alignment_1"}
+
+
+def test_results_survive_the_disk(digits, tmp_path):
+    digits.save(tmp_path)
+    again = fp.load(tmp_path)
+    assert np.array_equal(again.samples.posterior["f"], digits.samples.posterior["f"])
+    assert again.comparison.verdicts == digits.comparison.verdicts
+
+
+def test_sampled_hyperparameters_agree_with_quadrature():
+    """Two independent routes to one posterior: the verdict's own false-alarm rate is set to 1e-5."""
+    result = load("gp_regression").study(**SMALL).run(progress=False)
+    comparison = fp.compare(result.samples, result.predictions, false_alarm=1e-5)
+    assert comparison.verdicts["quadrature"] == "agrees"
+    assert comparison.verdicts["limit"] == "differs"
+
+
+def test_outputs_sampled_at_fixed_hyperparameters_agree_with_the_limit():
+    result = load("gp_regression").study(**SMALL, hyperparameters=False).run(progress=False)
+    assert fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts["limit"] == "agrees"
+
+
+@pytest.mark.slow
+def test_limit_is_approached_with_width_at_standard_scaling_only():
+    """Relative distance of the kernel from the limit's: falls as 1/width at standard, not at mean-field scaling."""
+    distance = {}
+    for scaling in ("standard", "mean-field"):
+        for width in (8, 64):
+            study = load("bnn").study(width=width, scaling=scaling, train=30, test=10, draws=500, noise_variance=0.1)
+            summary = study.run(progress=False).comparison.summary().reset_index().set_index(["statistic", "moment"])
+            distance[scaling, width] = summary.loc[("kernel_1", "mean"), "relative_error"]
+    assert distance["standard", 64] < 0.3 * distance["standard", 8]
+    assert distance["mean-field", 64] > 0.5 * distance["mean-field", 8]
+    assert distance["mean-field", 64] > 3 * distance["standard", 64]
