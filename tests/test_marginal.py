@@ -69,7 +69,7 @@ def test_block_recursion_inverts(n):
 
 @pytest.mark.parametrize("features", [20, 300])
 def test_float32_features_leave_the_density_accurate(features):
-    """The bounds quoted in the documentation: 1e-3 in the log density and 1e-5 in its gradient, noise sd 0.1."""
+    """1e-3 in the log density and 1e-5 relative in its gradient at noise sd 0.1, either form of the algebra."""
     P = 100
     F = RNG.normal(size=(P, features)) / np.sqrt(features)
     y = jnp.asarray(RNG.normal(size=(P, 1)))
@@ -77,9 +77,8 @@ def test_float32_features_leave_the_density_accurate(features):
     v64, g64 = density(jnp.asarray(F))
     v32, g32 = density(jnp.asarray(F, jnp.float32))
     assert v32.dtype == jnp.float64 and g32.dtype == jnp.float32
-    rounded = density(jnp.asarray(F, jnp.float32).astype(jnp.float64))[0]
-    assert abs(v32 - rounded) < 1e-6 * abs(v64)  # beyond the rounding of the features themselves
-    assert np.linalg.norm(g32 - g64) < 1e-5 * np.linalg.norm(g64) * 10
+    assert abs(v32 - v64) < 1e-3
+    assert np.linalg.norm(g32 - g64) < 1e-5 * np.linalg.norm(g64)
 
 
 def test_singular_covariance_is_finite_in_value_and_gradient():

@@ -56,13 +56,15 @@ def _feature_forward(F, y):
         S = (F @ F.T).astype(y.dtype) + jnp.eye(points, dtype=y.dtype)
         inverse, log_det = inverse_and_log_determinant(S)
         alpha = inverse @ y
+        beta = None
     else:
         A = (F.T @ F).astype(y.dtype) + jnp.eye(features, dtype=y.dtype)
         inverse, log_det = inverse_and_log_determinant(A)
         F_wide = F.astype(y.dtype)
-        alpha = y - F_wide @ (inverse @ (F_wide.T @ y))
+        beta = inverse @ (F_wide.T @ y)
+        alpha = y - F_wide @ beta
     value = -0.5 * jnp.sum(y * alpha) - 0.5 * outputs * log_det
-    return value, (F, alpha, inverse)
+    return value, (F, alpha, beta, inverse)
 
 
 @jax.custom_vjp
@@ -71,14 +73,14 @@ def _feature_log_density(F, y):
 
 
 def _feature_backward(residuals, cotangent):
-    F, alpha, inverse = residuals
+    F, alpha, beta, inverse = residuals
     points, features = F.shape
     outputs = alpha.shape[-1]
     if points <= features:
         dF = (alpha @ alpha.T - outputs * inverse).astype(F.dtype) @ F
     else:
-        narrow = alpha.astype(F.dtype)
-        dF = narrow @ (narrow.T @ F) - F @ (outputs * inverse).astype(F.dtype)
+        # F^T alpha = A^-1 F^T y: as a product with alpha it would cancel badly in float32.
+        dF = alpha.astype(F.dtype) @ beta.astype(F.dtype).T - F @ (outputs * inverse).astype(F.dtype)
     return (cotangent * dF).astype(F.dtype), -cotangent * alpha
 
 
