@@ -39,7 +39,7 @@ def gp_regression(task, depth=1, activation="erf"):
     P = task.points
     numpyro.sample("y", fp.gp.Marginal(K[:P, :P], noise, task.outputs), obs=task.y)
 
-    posterior = fp.gp.condition(K[:P, :P], noise, task.y, K[:, :P], K)
+    posterior = fp.gp.condition(K[:P, :P], noise, task.y, K[:, :P], jnp.diagonal(K))
     numpyro.deterministic("f", posterior.mean[:P])
     numpyro.deterministic("f_test", posterior.mean[P:])
     variance = posterior.variance

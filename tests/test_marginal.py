@@ -112,6 +112,8 @@ def test_conditioning_equals_the_partitioned_gaussian():
     post = condition(jnp.asarray(K[:P, :P]), noise, Y, jnp.asarray(K[P:, :P]), jnp.asarray(K[P:, P:]))
     S = K[:P, :P] + noise
     np.testing.assert_allclose(post.mean, K[P:, :P] @ np.linalg.solve(S, Y), rtol=1e-8)
+    diagonal = condition(jnp.asarray(K[:P, :P]), noise, Y, jnp.asarray(K[P:, :P]), jnp.asarray(np.diag(K[P:, P:])))
+    np.testing.assert_allclose(diagonal.variance, post.variance, atol=1e-8)
     np.testing.assert_allclose(post.covariance, K[P:, P:] - K[P:, :P] @ np.linalg.solve(S, K[:P, P:]), atol=1e-7)
     for i in range(P):  # leave one out by really leaving it out
         keep = np.arange(P) != i

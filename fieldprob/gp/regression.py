@@ -17,14 +17,11 @@ class Posterior(NamedTuple):
     """Result of `condition`. One row per query point, outputs share the covariance."""
 
     mean: Float[Array, "queries outputs"]
-    covariance: Float[Array, "queries queries"]
+    variance: Float[Array, " queries"]
+    covariance: Float[Array, "queries queries"] | None
     log_evidence: Float[Array, ""]
     leave_one_out: Float[Array, "points outputs"]
     normalised_discrepancy: Float[Array, "points outputs"]
-
-    @property
-    def variance(self) -> Float[Array, " queries"]:
-        return jnp.diagonal(self.covariance)
 
 
 def add_noise(K: Float[Array, "points points"], noise_variance) -> Float[Array, "points points"]:
@@ -38,7 +35,7 @@ def condition(
     noise_variance,
     y: Float[Array, "points outputs"],
     K_cross: Float[Array, "queries points"],
-    K_query: Float[Array, "queries queries"],
+    K_query: Float[Array, "queries queries"] | Float[Array, " queries"],
 ) -> Posterior:
     """Condition outputs ~ N(0, K) on y = f + noise and predict at query points (which may include the data's).
 
@@ -47,7 +44,7 @@ def condition(
         noise_variance: effective noise; scalar, (points,) or (points, points).
         y: observations, outputs independent with the same covariance.
         K_cross: prior covariance between queries and data.
-        K_query: prior covariance of the queries.
+        K_query: prior covariance of the queries, or their prior variances alone: then `covariance` is None.
 
     >>> import jax.numpy as jnp
     >>> one = jnp.ones((1, 1))
@@ -60,10 +57,18 @@ def condition(
     delta = resolvent @ y
     points, outputs = y.shape
     log_evidence = -0.5 * (jnp.sum(y * delta) + outputs * (log_det + points * jnp.log(2 * jnp.pi)))
-    covariance = K_query - K_cross @ resolvent @ K_cross.T
+    gain = K_cross @ resolvent
+    covariance = None
+    if K_query.ndim == 2:
+        covariance = K_query - gain @ K_cross.T
+        covariance = 0.5 * (covariance + covariance.T)
+        variance = jnp.diagonal(covariance)
+    else:
+        variance = K_query - jnp.sum(gain * K_cross, axis=-1)
     return Posterior(
         mean=K_cross @ delta,
-        covariance=0.5 * (covariance + covariance.T),
+        variance=variance,
+        covariance=covariance,
         log_evidence=log_evidence,
         leave_one_out=delta / jnp.diagonal(resolvent)[:, None],
         normalised_discrepancy=delta,

@@ -135,8 +135,8 @@ def default_kernel(face: str | None) -> KernelFactory:
     trajectory of about one unit decorrelates, where NUTS would go on to its U-turn at pi. On digits (60 points, noise
     variance 0.1, widths 128 and 512) trees of depth 3, 7 steps, gave 2 to 4 times the effective samples per second of
     depths 4 and 5. Where stiff data make the step small (below 0.15), depth 4 is better, and
-    `functools.partial(numpyro.infer.HMC, trajectory_length=1.2, adapt_mass_matrix=False)` better still: 1.4 to 2.3 times
-    at width 128.
+    `functools.partial(numpyro.infer.HMC, trajectory_length=1.2, adapt_mass_matrix=False)` better still, 1.4 to 2.3
+    times at width 128.
     """
     if face == "collapsed":
         return partial(NUTS, adapt_mass_matrix=False, max_tree_depth=3, init_strategy=init_to_sample)

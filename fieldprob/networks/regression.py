@@ -138,7 +138,7 @@ def _collapsed(net, task, kernel_points, dtype):
     hidden_test = net.hidden(parameters, task.X_test) if task.test_points else None
     F = net.output_features(hidden[-1])
     F_all = F if hidden_test is None else jnp.concatenate([F, net.output_features(hidden_test[-1])])
-    posterior = condition(F @ F.T, noise, task.y, F_all @ F.T, F_all @ F_all.T)
+    posterior = condition(F @ F.T, noise, task.y, F_all @ F.T, jnp.sum(F_all**2, axis=-1))
     _register_outputs(task, posterior.mean, posterior.variance)
     _register_kernels(net, task, hidden, hidden_test, kernel_points)
 

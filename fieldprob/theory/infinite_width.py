@@ -54,7 +54,7 @@ def limit(net, task) -> Prediction:
     for name, rows in parts.items():
         mean[name] = f[rows]
         output_variance[name] = jnp.broadcast_to(variance[rows][:, None], f[rows].shape)
-        covariance[name] = posterior.covariance[rows, rows]
+        covariance[name] = posterior.covariance[rows, rows]  # pyright: ignore[reportOptionalSubscript]
     mean["train_loss"] = jnp.mean((task.y - f[:P]) ** 2) + jnp.mean(variance[:P])
     if task.y_test is not None:
         mean["test_loss"] = jnp.mean((task.y_test - f[P:]) ** 2) + jnp.mean(variance[P:])
