@@ -184,6 +184,12 @@ def test_recorded_points_are_all_if_few_else_spread_over_train_and_test():
         ({"width": 2.5}, "width is 2.5"),
         ({"width": (3, 4)}, "width has 2 entries"),
         ({"depth": 0}, "depth is 0"),
+        ({"width": "a"}, "width is 'a'"),
+        ({"width": None}, "width is None"),
+        ({"width": float("inf")}, "width is inf"),
+        ({"weight_variance": "1"}, "weight_variance is '1'"),
+        ({"weight_variance": True}, "weight_variance is True"),
+        ({"rescale_noise": "no"}, "rescale_noise is 'no'"),
         ({"activation": "erfc"}, "erfc"),
         ({"weight_variance": 0.0}, "weight_variance is 0.0"),
         ({"weight_variance": -1.0}, "weight_variance is -1.0"),
@@ -202,8 +208,19 @@ def test_bad_arguments_are_named(kwargs, message):
         fp.Mlp(**({"width": 4} | kwargs))
 
 
+def test_numpy_numbers_and_arrays_are_numbers():
+    net = fp.Mlp(np.array([3, 4]), np.int64(2), weight_variance=np.array([1.0, 2.0]), scaling=np.float32(1.5))
+    assert net.widths == (3, 4) and net.chi == 2.0
+
+
 def test_wrong_inputs_and_faces_are_named():
     net = fp.Mlp(4)
+    with pytest.raises(ValueError, match="X1 has 15 entries that are NaN"):
+        net.limit(X * np.nan)
+    with pytest.raises(ValueError, match="X1 is complex"):
+        net.limit(X * 1j)
+    with pytest.raises(TypeError, match="net is a Task"):
+        fp.theory.limit(TASK, TASK)
     with pytest.raises(ValueError, match="X1 has shape"):
         net.limit(jnp.ones(3))
     with pytest.raises(ValueError, match="X1 has 5 inputs and X2 has 2"):

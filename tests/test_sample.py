@@ -114,6 +114,12 @@ def test_chains_are_split_over_nothing_but_still_differ(samples):
         ({"kernel_points": [0, 99]}, ValueError, "from 0 to 7"),
         ({"kernel_points": [1, 1]}, ValueError, "distinct"),
         ({"precision": "half"}, ValueError, "precision is 'half'"),
+        ({"kernel": "nuts"}, TypeError, "kernel is 'nuts'"),
+        ({"kernel": lambda model: None}, TypeError, "give a function model -> MCMCKernel"),
+        ({"seed": -1}, TypeError, "seed is -1"),
+        ({"seed": 2**70}, TypeError, "integer from 0 to"),
+        ({"kernel_points": [0.7]}, ValueError, "distinct indices"),
+        ({"kernel_points": 3}, ValueError, "distinct indices"),
     ],
 )
 def test_bad_arguments_are_named(changes, error, message):
@@ -124,10 +130,22 @@ def test_bad_arguments_are_named(changes, error, message):
 def test_a_prior_that_is_neither_network_nor_model_is_refused():
     with pytest.raises(TypeError, match="give a network"):
         fp.sample(3, TASK)
-    with pytest.raises(ValueError, match="task is missing"):
+    with pytest.raises(TypeError, match="task is a NoneType: give a fieldprob.Task"):
         fp.sample(NET)
+    with pytest.raises(TypeError, match="task is a tuple"):
+        fp.sample(NET, (TASK.X, TASK.y))
     with pytest.raises(ValueError, match="no latent variable"):
         fp.sample(lambda: numpyro.sample("y", dist.Normal(0, 1), obs=0.0))
+
+
+def test_noise_too_small_to_invert_the_covariance_is_refused_by_name():
+    """Coincident points and noise 1e-15: before this was checked, outputs came out wrong without a word."""
+    X = np.repeat(np.asarray(TASK.X), 2, axis=0)
+    task = fp.Task(X, np.arange(12.0), 1e-15)
+    with pytest.raises(ValueError, match="noise_variance is too small"):
+        fp.sample(NET, task, **OPTIONS)
+    with pytest.raises(ValueError, match="noise_variance is too small"):
+        fp.theory.limit(NET, task)
 
 
 def test_an_energy_that_is_not_finite_says_what_to_do():

@@ -31,7 +31,7 @@ def inverse_and_log_determinant(S: Float[Array, "n n"]) -> tuple[Float[Array, "n
 
     >>> import jax.numpy as jnp
     >>> inverse, log_determinant = inverse_and_log_determinant(jnp.diag(jnp.array([2.0, 4.0])))
-    >>> inverse[0, 0].item(), round(log_determinant.item(), 3)
+    >>> round(inverse[0, 0].item(), 3), round(log_determinant.item(), 3)
     (0.5, 2.079)
     """
     n = S.shape[-1]
@@ -151,6 +151,8 @@ class Marginal(dist.Distribution):
         self.noise_variance = jnp.asarray(noise_variance)
         self.outputs = int(outputs)
         self.loc = jnp.asarray(loc)
+        if self.outputs < 1:
+            raise ValueError(f"outputs is {outputs!r}: give at least 1.")
         points = self.covariance.points
         if self.noise_variance.shape not in ((), (points,), (points, points)):
             raise ValueError(

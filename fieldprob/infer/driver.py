@@ -11,15 +11,20 @@ import numpy as np
 import numpyro
 import xarray as xr
 from numpyro.infer import MCMC, NUTS, init_to_sample
+from numpyro.infer.mcmc import MCMCKernel
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fieldprob.infer.datatree import to_datatree
-from fieldprob.networks.regression import check_face, default_kernel_points, regression
+from fieldprob.networks.regression import check_face, check_task, default_kernel_points, regression
 
 KernelFactory = Callable[..., Any]
 
 _BLOCKS = 40  # how often progress is shown and an interruption is noticed
+_NO_START = (
+    "the potential energy is not finite where the chains start: the model returns NaN, or noise_variance is too small. "
+    "Use float64 (--precision 64, or jax_enable_x64) or a larger noise_variance."
+)
 _EXTRA_FIELDS = ("potential_energy", "energy", "num_steps", "accept_prob", "adapt_state.step_size")
 
 
@@ -72,7 +77,7 @@ def sample(
         KeyboardInterrupt: interrupted before the first block of draws was complete.
 
     >>> import fieldprob as fp
-    >>> task = fp.tasks.linear_teacher(train=4, inputs=2, noise_variance=0.1, seed=0)
+    >>> task = fp.tasks.linear_teacher(4, inputs=2, noise_variance=0.1, seed=0)
     >>> samples = fp.sample(fp.Mlp(width=4), task, draws=20, chains=2, warmup=10, seed=0, progress=False)
     >>> dict(samples.posterior["f"].sizes)
     {'chain': 2, 'draw': 20, 'train_point': 4, 'output': 1}
@@ -81,17 +86,15 @@ def sample(
     for name, value, least in (("draws", draws, 1), ("chains", chains, 1), ("warmup", warmup, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}: give an integer of at least {least}.")
-    if not (isinstance(seed, int | np.integer) or hasattr(seed, "dtype")):
-        raise TypeError(f"seed is {seed!r}: give an integer or a JAX key.")
+    _check_seed(seed)
     block, warmup_blocks = _block_sizes(draws, warmup)
     settings: dict[str, Any] = {"draws": int(draws), "chains": int(chains), "warmup": block * warmup_blocks}
     is_network = hasattr(prior, "faces")
     if is_network:
-        if task is None:
-            raise ValueError("task is missing: sampling a network needs the data, e.g. fp.tasks.digits().")
+        check_task(task)
         face = choose_face(prior, task) if face == "auto" else face
         check_face(prior, face)
-        kernel_points = default_kernel_points(task) if kernel_points is None else np.asarray(kernel_points, int)
+        kernel_points = default_kernel_points(task) if kernel_points is None else np.asarray(kernel_points)
         _check_points(kernel_points, task)
         model = partial(model, prior, face=face, precision=precision, kernel_points=kernel_points)
         settings |= {"face": face, "precision": precision, "prior": repr_short(prior)}
@@ -107,7 +110,9 @@ def sample(
     if not latent:
         raise ValueError("the model has no latent variable to sample: its posterior is the closed form of its theory.")
     factory = default_kernel(settings.get("face")) if kernel is None else kernel
-    sampler = factory(model)
+    sampler = factory(model) if callable(factory) else None
+    if not isinstance(sampler, MCMCKernel):
+        raise TypeError(f"kernel is {kernel!r}: give a function model -> MCMCKernel, e.g. numpyro.infer.NUTS.")
     settings |= {"kernel": type(sampler).__name__, "float": str(jax.numpy.result_type(float)), "seed": _seed_text(seed)}
 
     remove = () if store_weights else tuple(f"~{sampler.sample_field}.{site}" for site in latent if is_network)
@@ -145,17 +150,20 @@ def default_kernel(face: str | None) -> KernelFactory:
 
 def _check_points(kernel_points, task) -> None:
     total = task.points + task.test_points
-    bad = [int(i) for i in kernel_points if not 0 <= i < total]
-    if (
-        bad
-        or kernel_points.ndim != 1
-        or not len(kernel_points)
-        or len(set(kernel_points.tolist())) < len(kernel_points)
-    ):
+    valid = kernel_points.ndim == 1 and kernel_points.size > 0 and np.issubdtype(kernel_points.dtype, np.integer)
+    distinct = set(kernel_points.ravel().tolist())
+    if not valid or not distinct <= set(range(total)) or len(distinct) < kernel_points.size:
         raise ValueError(
             f"kernel_points is {kernel_points.tolist()}: give distinct indices from 0 to {total - 1} "
             f"({task.points} training points, then {task.test_points} test points)."
         )
+
+
+def _check_seed(seed) -> None:
+    is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    is_key = isinstance(seed, jax.Array) and (seed.ndim == 0 or seed.dtype == np.uint32)
+    if not (is_key or is_integer) or (is_integer and not 0 <= seed < 2**63):
+        raise TypeError(f"seed is {seed!r}: give an integer from 0 to 2^63 - 1, or a JAX key.")
 
 
 def _latent_sites(model, arguments) -> list[str]:
@@ -170,7 +178,12 @@ def _run(sampler, arguments, draws, chains, warmup, seed, remove, progress):
     key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
     keys = jax.random.split(key, chains) if chains > 1 else key
     block, warmup_blocks = _block_sizes(draws, warmup)
-    state = sampler.init(keys, block * warmup_blocks, None, arguments, {})
+    try:
+        state = sampler.init(keys, block * warmup_blocks, None, arguments, {})
+    except RuntimeError as error:
+        if "initial parameters" not in str(error):
+            raise
+        raise ValueError(_NO_START) from error
     _check_initial_energy(state)
     fields = tuple(f for f in _EXTRA_FIELDS if _has_field(state, f)) + remove
 
@@ -230,11 +243,7 @@ def _has_field(state, field: str) -> bool:
 def _check_initial_energy(state) -> None:
     energy = getattr(state, "potential_energy", None)
     if energy is not None and not np.all(np.isfinite(energy)):
-        raise ValueError(
-            "the potential energy is not finite where the chains start: the covariance of the data is not positive "
-            "definite (noise_variance too small for this precision?) or the model returns NaN. Use float64 "
-            "(--precision 64, or jax_enable_x64) or a larger noise_variance."
-        )
+        raise ValueError(_NO_START)
 
 
 def _progress_text(stats) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax.core import Tracer
@@ -76,13 +77,8 @@ class Mlp(eqx.Module):
         scaling: str | float = "standard",
         rescale_noise: bool = True,
     ):
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-            raise ValueError(f"depth is {depth!r}: give the number of hidden layers, an integer of at least 1.")
-        widths = _per_layer("width", width, depth)
-        for n in widths:
-            if isinstance(n, bool) or int(n) != n or n < 1:
-                raise ValueError(f"width is {width!r}: every hidden layer needs an integer of at least 1.")
-        self.widths = tuple(int(n) for n in widths)
+        depth = _integer("depth", depth)
+        self.widths = tuple(_integer("width", n) for n in _per_layer("width", width, depth))
         self.activations = tuple(get(a) for a in _per_layer("activation", activation, depth))
         self.weight_variance = _variances("weight_variance", weight_variance, depth, positive=True)
         self.bias_variance = _variances("bias_variance", bias_variance, depth + 1, positive=False)
@@ -90,6 +86,8 @@ class Mlp(eqx.Module):
             readout_variance = self.weight_variance[-1]
         self.readout_variance = _variances("readout_variance", readout_variance, 1, positive=True)[0]
         self.gamma = _gamma(scaling)
+        if not isinstance(rescale_noise, bool | np.bool_):
+            raise ValueError(f"rescale_noise is {rescale_noise!r}: give True or False.")
         self.rescale_noise = bool(rescale_noise)
 
     # --- scales -------------------------------------------------------------------------------------------------------
@@ -222,7 +220,19 @@ def _inputs(name: str, X) -> Float[Array, "points inputs"]:
     X = jnp.asarray(X)
     if X.ndim != 2:
         raise ValueError(f"{name} has shape {X.shape}: give (points, inputs).")
+    if jnp.issubdtype(X.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} is complex ({X.dtype}): give real inputs.")
+    if not isinstance(X, Tracer) and (bad := int(np.sum(~np.isfinite(np.asarray(X))))):
+        raise ValueError(f"{name} has {bad} entries that are NaN or infinite: remove them.")
     return X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(float)
+
+
+def _integer(name: str, value) -> int:
+    """A whole number of at least 1."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(f"{name} is {value!r}: give an integer of at least 1.")
+    return int(value)
 
 
 def _is_zero(variance) -> bool:
@@ -231,6 +241,8 @@ def _is_zero(variance) -> bool:
 
 def _per_layer(name: str, value, layers: int) -> tuple:
     """One value for each layer, from one value or a sequence of exactly `layers`."""
+    if getattr(value, "ndim", 0) == 1:
+        value = tuple(value)
     if isinstance(value, str) or callable(value) or not isinstance(value, Sequence):
         return (value,) * layers
     if len(value) != layers:
@@ -239,14 +251,12 @@ def _per_layer(name: str, value, layers: int) -> tuple:
 
 
 def _variances(name: str, value, layers: int, *, positive: bool) -> tuple:
-    if hasattr(value, "ndim") and value.ndim == 1:
-        value = tuple(value)
     values = _per_layer(name, value, layers)
     for v in values:
         if isinstance(v, Tracer):
             continue
         try:
-            number = float(v)
+            number = float("refused" if isinstance(v, str | bool) else v)
         except (TypeError, ValueError):
             raise ValueError(f"{name} is {value!r}: give a number, or one for each of {layers} layers.") from None
         if not (number > 0 if positive else number >= 0) or number == float("inf"):
@@ -260,6 +270,6 @@ def _gamma(scaling) -> float:
         if scaling not in _SCALINGS:
             raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
         return _SCALINGS[scaling]
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not 1.0 <= scaling <= 2.0:
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float | np.number) or not 1.0 <= scaling <= 2.0:
         raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
     return float(scaling)

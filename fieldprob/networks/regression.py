@@ -20,6 +20,7 @@ _RECORDED_POINTS = 24
 _MIXED_CONDITION = 1000.0
 # Above this condition number the P x P system cannot be solved to a few per mille in float32.
 _FLOAT32_CONDITION = 1e5
+_FLOAT64_CONDITION = 1e12
 
 
 def regression(net, task, *, face: str = "collapsed", precision: str = "auto", kernel_points=None):
@@ -40,7 +41,7 @@ def regression(net, task, *, face: str = "collapsed", precision: str = "auto", k
     `alignment_L`, `train_loss`, `test_loss` (mean squared errors over points and outputs).
 
     >>> import fieldprob as fp, jax, numpyro
-    >>> task = fp.tasks.linear_teacher(train=5, inputs=3, noise_variance=0.1, seed=0)
+    >>> task = fp.tasks.linear_teacher(5, inputs=3, noise_variance=0.1, seed=0)
     >>> with numpyro.handlers.seed(rng_seed=0):
     ...     trace = numpyro.handlers.trace(regression).get_trace(fp.Mlp(width=8), task)
     >>> trace["f"]["value"].shape
@@ -55,6 +56,12 @@ def regression(net, task, *, face: str = "collapsed", precision: str = "auto", k
         _collapsed(net, task, kernel_points, feature_dtype(net, task, precision))
     else:
         _limit(net, task, kernel_points)
+
+
+def check_task(task) -> None:
+    """Raise a TypeError unless this looks like a `Task`."""
+    if not all(hasattr(task, name) for name in ("X", "y", "noise_variance", "X_test")):
+        raise TypeError(f"task is a {type(task).__name__}: give a fieldprob.Task, e.g. fp.Task(X, y, noise_variance).")
 
 
 def check_face(net, face: str) -> None:
@@ -85,9 +92,9 @@ def feature_dtype(net, task, precision: str = "auto"):
     if precision not in ("auto", "mixed", "full"):
         raise ValueError(f"precision is {precision!r}: give 'auto', 'mixed' or 'full'.")
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((net, task)))
+    if not traced:
+        _check_conditioning(net, task, default)
     if default == jnp.float32:
-        if not traced:
-            _check_float32(net, task)
         return default
     if precision == "mixed":
         return jnp.dtype(jnp.float32)
@@ -104,9 +111,14 @@ def _signal_to_noise(net, task) -> float:
         return float(jnp.max(jnp.diagonal(net.limit(task.X))) / smallest)
 
 
-def _check_float32(net, task) -> None:
+def _check_conditioning(net, task, default) -> None:
     ratio = _signal_to_noise(net, task)
-    if ratio * task.points > _FLOAT32_CONDITION:
+    if not ratio * task.points <= _FLOAT64_CONDITION:
+        raise ValueError(
+            f"noise_variance is too small to invert the covariance of the data even in float64: the prior variance is "
+            f"{ratio:.1g} times the noise, at {task.points} points. Use a larger noise_variance or face='weights'."
+        )
+    if default == jnp.float32 and ratio * task.points > _FLOAT32_CONDITION:
         raise ValueError(
             f"noise_variance is too small for float32: the prior variance is {ratio:.1g} times the noise, at "
             f"{task.points} points. Use float64 (--precision 64, or jax_enable_x64) or face='weights'."

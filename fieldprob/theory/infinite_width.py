@@ -9,9 +9,12 @@ Williams 2006, eqs. 2.23-2.24, 2.30, 5.12).
 """
 
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fieldprob import statistics
 from fieldprob.gp import condition
+from fieldprob.gp.regression import add_noise
+from fieldprob.networks.regression import check_task
 from fieldprob.prediction import Prediction
 from fieldprob.theory.precision import require_float64
 
@@ -30,20 +33,24 @@ def limit(net, task) -> Prediction:
         Differentiable in every variance of the network, the noise and the inputs.
 
     Raises:
-        ValueError: JAX, or the task, is not in float64.
+        ValueError: JAX, or the task, is not in float64; the noise is too small to invert the covariance of the data.
 
     >>> import fieldprob as fp
     >>> net = fp.Mlp(width=100, activation="relu")
-    >>> task = fp.tasks.linear_teacher(train=6, inputs=3, noise_variance=0.1, seed=0)
+    >>> task = fp.tasks.linear_teacher(6, inputs=3, noise_variance=0.1, seed=0)
     >>> fp.theory.limit(net, task).mean["f"].shape
     (6, 1)
     """
+    check_task(task)
+    if not hasattr(net, "limit_kernels"):
+        raise TypeError(f"net is a {type(net).__name__}: theory 'limit' needs a network, e.g. fp.Mlp(width=100).")
     require_float64("limit", task)
     X = task.X if not task.test_points else jnp.concatenate([task.X, task.X_test])
     kernels = net.limit_kernels(X)
     P = task.points
     K = kernels[-1]
     posterior = condition(K[:P, :P], net.effective_noise(task), task.y, K[:, :P], K)
+    _check_solved(add_noise(K[:P, :P], net.effective_noise(task)), posterior.normalised_discrepancy, task.y)
     f, variance = posterior.mean, posterior.variance
 
     mean = {f"kernel_{layer}": kernel for layer, kernel in enumerate(kernels)}
@@ -70,3 +77,14 @@ def limit(net, task) -> Prediction:
         log_evidence=posterior.log_evidence,
         dims={"leave_one_out": ("train_point", "output")},
     )
+
+
+def _check_solved(S, delta, y) -> None:
+    if isinstance(delta, Tracer):
+        return
+    residual = float(jnp.max(jnp.abs(S @ delta - y)) / jnp.maximum(jnp.max(jnp.abs(y)), 1e-300))
+    if not residual < 1e-6:
+        raise ValueError(
+            f"noise_variance is too small: the covariance of the data is singular in float64 (relative residual "
+            f"{residual:.1g}). Use a larger noise_variance, or remove coincident points."
+        )
