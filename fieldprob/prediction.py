@@ -81,7 +81,7 @@ class Prediction(eqx.Module):
     """
 
     theory: str = eqx.field(static=True)
-    mean: dict[str, Any] = eqx.field(converter=_arrays)
+    mean: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
     variance: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
     covariance: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
     log_evidence: Any = None

@@ -467,3 +467,50 @@ def test_measured_entries_do_not_depend_on_how_many_are_measured_at_once(monkeyp
     parts = measure(variable, "variance", None, symmetric=False)
     np.testing.assert_allclose(parts.mcse, whole.mcse)
     np.testing.assert_allclose(parts.skewness, whole.skewness)
+
+
+_LOSS = Prediction(theory="t", mean={"train_loss": 1.0}, variance={"train_loss": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("dims", "draws"),
+    [
+        (("dataset",), [1.3]),
+        (("chain", "draw"), [[1.3]]),
+        (("chain", "draw"), [[1.3]] * 4),
+        (("chain", "draw"), np.full((1, 1000), 3.0)),
+    ],
+)
+def test_too_few_draws_and_a_lone_stuck_chain_get_no_verdict(dims, draws):
+    assert compare(xr.Dataset({"train_loss": (dims, draws)}), _LOSS).verdicts == {"t": "not converged"}
+
+
+def test_a_small_entry_of_a_deterministic_kernel_is_not_hidden_by_a_large_one():
+    kernel = np.broadcast_to(np.diag([1e6, 1e-3]), (2, 500, 2, 2))
+    samples = xr.Dataset({"kernel_0": (("chain", "draw", "point", "point_"), kernel)})
+    for entry, verdict in ((0.5, "differs"), (1e-3, "agrees")):
+        theory = Prediction(theory="k", mean={"kernel_0": np.diag([1e6, entry])})
+        assert compare(samples, theory).verdicts == {"k": verdict}
+
+
+def test_counts_are_numbers_and_complex_draws_are_not():
+    draws = np.random.default_rng(0).integers(0, 3, (4, 1000))
+    assert compare(xr.Dataset({"train_loss": (("chain", "draw"), draws)}), _LOSS).verdicts == {"t": "differs"}
+    with pytest.raises(ValueError, match="complex128: give real numbers"):
+        compare(xr.Dataset({"train_loss": (("chain", "draw"), draws * 1j)}), _LOSS)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"minimum_ess": -1}, {"maximum_rhat": "a"}, {"maximum_rhat": 0.5}, {"false_alarm": None}]
+)
+def test_levels_out_of_range_are_named(bad):
+    draws = np.random.default_rng(0).normal(size=(4, 1000))
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        compare(xr.Dataset({"train_loss": (("chain", "draw"), draws)}), _LOSS, **bad)
+
+
+def test_a_prediction_for_another_task_is_refused():
+    draws = np.random.default_rng(0).normal(size=(4, 500, 3, 1))
+    samples = xr.Dataset({"f": (("chain", "draw", "train_point", "output"), draws)})
+    with pytest.raises(ValueError, match="was it made for another task"):
+        compare(samples, Prediction(theory="other", mean={"f": np.zeros((5, 1))}))

@@ -11,7 +11,7 @@ import xarray as xr
 
 from fieldprob import statistics
 from fieldprob.compare.comparison import Comparison
-from fieldprob.compare.sampled import Sampled, check_finite, measure, sample_dims
+from fieldprob.compare.sampled import Sampled, check_draws, measure, sample_dims
 from fieldprob.compare.verdict import AGREES, DIFFERS, NOT_CONVERGED, holm, p_values, rhat_limit, worst
 
 _COMPARED = ("mean", "variance")
@@ -58,8 +58,9 @@ def compare(
     >>> compare(samples, theory).verdicts
     {'exact': 'agrees'}
     """
-    if not 0 < false_alarm < 1:
-        raise ValueError(f"false_alarm={false_alarm}: give a probability between 0 and 1, such as 0.01")
+    _check_level("false_alarm", false_alarm, 1e-300, 1, "a probability between 0 and 1, such as 0.01")
+    _check_level("minimum_ess", minimum_ess, 0, np.inf, "a number of effective draws, such as 400")
+    _check_level("maximum_rhat", maximum_rhat, 1, np.inf, "a number of at least 1, such as 1.01")
     posterior = _posterior(samples)
     theories = _theories(predictions)
     _check_common(posterior, theories)
@@ -75,7 +76,8 @@ def compare(
             if (name, moment) not in sampled:
                 sampled[name, moment] = _measure(posterior, name, moment, theories)
             error = theory.get(f"{name}_error" if moment == "mean" else f"{name}_variance_error")
-            parts.append(_differences(sampled[name, moment], variable, error, theory.attrs["theory"]))
+            variance = theory.get(f"{name}_variance")
+            parts.append(_differences(sampled[name, moment], variable, error, variance, theory.attrs["theory"]))
         if parts:
             table = pd.concat(parts, ignore_index=True)
             tables.append(_judge(table, false_alarm, minimum_ess, maximum_rhat))
@@ -89,6 +91,12 @@ def compare(
         maximum_rhat=maximum_rhat,
         sample_size={dim: first.sizes[dim] for dim in sample_dims(first)},
     )
+
+
+def _check_level(argument: str, value: Any, least: float, below: float, remedy: str) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not least <= value < below:
+        raise ValueError(f"{argument}={value!r}: give {remedy}")
 
 
 def _posterior(samples: Any) -> xr.Dataset:
@@ -111,6 +119,11 @@ def _theories(predictions: Any) -> list[xr.Dataset]:
                 f"predictions holds a {type(prediction).__name__}: give what a theory returns, a Prediction"
             )
     theories = [p if isinstance(p, xr.Dataset) else p.to_dataset() for p in given]
+    for theory in theories:
+        if "theory" not in theory.attrs:
+            raise ValueError(
+                "predictions holds a dataset without a theory's name: give what Prediction.to_dataset wrote"
+            )
     names = [theory.attrs["theory"] for theory in theories]
     if len(set(names)) < len(names):
         raise ValueError(f"predictions holds two theories of one name, among {names}: give them different ones")
@@ -142,9 +155,9 @@ def _check_common(posterior: xr.Dataset, theories: list[xr.Dataset]) -> None:
 def _measure(posterior: xr.Dataset, name: str, moment: str, theories: list[xr.Dataset]) -> Sampled:
     variable = posterior[name]
     conditional = posterior.get(f"{name}_conditional_variance")
-    check_finite(variable)
+    check_draws(variable)
     if conditional is not None:
-        check_finite(conditional)
+        check_draws(conditional)
     predicted = [v for t in theories for v in t.data_vars.values() if v.attrs["statistic"] == name]
     predicted = [v for v in predicted if v.attrs["moment"] in _COMPARED]
     first_draw = variable.isel(dict.fromkeys(sample_dims(variable), 0))
@@ -164,12 +177,16 @@ def _is_symmetric(variable: xr.DataArray) -> bool:
     return np.allclose(values, values.T, rtol=0, atol=1e-5 * np.abs(values).max(initial=0))
 
 
-def _differences(sampled: Sampled, predicted: xr.DataArray, error: xr.DataArray | None, theory: str) -> pd.DataFrame:
+def _differences(
+    sampled: Sampled, predicted: xr.DataArray, error: xr.DataArray | None, variance: xr.DataArray | None, theory: str
+) -> pd.DataFrame:
     """The numbers of one theory, statistic and moment; entries that the theory does not cover are left out."""
     value = _align(predicted, sampled.template, theory)[sampled.keep]
     errors = np.zeros_like(value) if error is None else _align(error, sampled.template, theory)[sampled.keep]
     kind = predicted.attrs.get("kind", "value") if sampled.moment == "mean" else "value"
     fixed, difference = sampled.deterministic, sampled.value - value
+    if sampled.chains == 1 and variance is not None:  # a lone chain that does not move where it should is stuck
+        fixed = fixed & (_align(variance, sampled.template, theory)[sampled.keep] == 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z, p = p_values(
             difference,
@@ -183,7 +200,7 @@ def _differences(sampled: Sampled, predicted: xr.DataArray, error: xr.DataArray 
         relative = np.where(difference == 0, 0.0, np.abs(difference) / sampled.scale)
     # what does not fluctuate is compared to a tolerance, widened by the theory's own error
     miss = {"value": np.abs(difference), "lower": -difference, "upper": difference}[kind]
-    tolerance = sampled.tolerance * sampled.scale + 4 * errors
+    tolerance = sampled.tolerance * _entry_scale(sampled) + 4 * errors
     table: Any = pd.DataFrame(
         {
             "theory": theory,
@@ -208,6 +225,17 @@ def _differences(sampled: Sampled, predicted: xr.DataArray, error: xr.DataArray 
     return table[np.isfinite(value)]
 
 
+def _entry_scale(sampled: Sampled) -> Any:
+    """What rounding is relative to: for a symmetric matrix of covariances the two variances, else the rms."""
+    if sampled.template.ndim != 2 or sampled.template.shape[0] != sampled.template.shape[1]:
+        return sampled.scale
+    row, column = np.unravel_index(sampled.keep, sampled.template.shape)
+    variance = np.full(sampled.template.shape[0], np.nan)
+    variance[row[row == column]] = np.abs(sampled.value[row == column])
+    scale = np.sqrt(variance[row] * variance[column])
+    return np.where(scale > 0, scale, sampled.scale)
+
+
 def _align(predicted: xr.DataArray, template: xr.DataArray, theory: str) -> np.ndarray:
     """Predicted values at the sampled labels, flattened; NaN where the theory has none."""
     name, dims = template.name, template.dims
@@ -218,6 +246,13 @@ def _align(predicted: xr.DataArray, template: xr.DataArray, theory: str) -> np.n
         )
     for dim in dims:
         here, there = template[dim].values, predicted[dim].values
+        # kernels may be recorded at some of the points; of any other dimension without labels all is expected
+        unlabelled = all(np.array_equal(x, np.arange(len(x))) for x in (here, there))
+        if unlabelled and len(here) != len(there) and dim not in ("point", "point_"):
+            raise ValueError(
+                f"{name!r} has {len(here)} entries along {dim} in the samples and {len(there)} in the prediction of "
+                f"{theory!r}: was it made for another task?"
+            )
         if not np.isin(here, there).any():
             raise ValueError(
                 f"{name!r} has no {dim} in common: sampled at {here[0]}..{here[-1]}, "

@@ -18,6 +18,7 @@ from scipy import special
 CHAIN_DIMS = ("chain", "draw")
 INDEPENDENT_DIMS = ("dataset", "particle")
 _BATCHES = 50
+_FEWEST = 8  # draws below which no error is estimated
 _CHUNK = 128  # entries whose draws are held in float64 at once
 
 
@@ -90,9 +91,11 @@ def sample_dims(variable: xr.DataArray) -> tuple[str, ...]:
     )
 
 
-def check_finite(variable: xr.DataArray) -> None:
-    """Refuse NaN and infinite draws, naming the statistic and how many draws are affected."""
+def check_draws(variable: xr.DataArray) -> None:
+    """Refuse draws that are not real numbers, NaN or infinite, naming the statistic and how many are affected."""
     dims = sample_dims(variable)
+    if variable.dtype.kind not in "fiub":
+        raise ValueError(f"samples of {variable.name!r} are {variable.dtype}: give real numbers")
     entries = tuple(i for i, d in enumerate(variable.dims) if d not in dims)
     bad = ~np.isfinite(variable.values).all(axis=entries)
     if bad.any():
@@ -114,6 +117,8 @@ def measure(variable: xr.DataArray, moment: str, conditional: xr.DataArray | Non
     dims = sample_dims(variable)
     rest = [d for d in variable.dims if d not in dims]
     variable = variable.transpose(*rest, *dims)
+    if variable.dtype.kind != "f":  # counts and flags
+        variable = variable.astype(float)
     template = variable.isel(dict.fromkeys(dims, 0))
     template = template.drop_vars([c for c in template.coords if c not in rest])
     template = template.assign_coords({d: np.arange(template.sizes[d]) for d in rest if d not in template.coords})
@@ -167,7 +172,9 @@ def _moment(draws: np.ndarray, inner: np.ndarray | None, moment: str, estimate: 
 
 
 def _constant(draws: np.ndarray) -> np.ndarray:
-    """Entries that vary by no more than rounding."""
+    """Entries that vary by no more than rounding; nothing is known to be constant from a few draws."""
+    if draws.shape[1] * draws.shape[2] < _FEWEST:
+        return np.zeros(len(draws), bool)
     spread = draws.max(axis=(1, 2)) - draws.min(axis=(1, 2))
     return spread <= 64 * np.finfo(draws.dtype).eps * np.abs(draws).max(axis=(1, 2))
 
@@ -175,6 +182,9 @@ def _constant(draws: np.ndarray) -> np.ndarray:
 def _independent(series: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, ...]:
     """Standard error of the mean of independent samples; columns as in `_markov`."""
     count = np.full(len(series), float(series.shape[2]))
+    if series.shape[2] < _FEWEST:
+        nothing = count * np.nan
+        return nothing, count, count, nothing, nothing, nothing, nothing
     mcse = series.std(axis=(1, 2), ddof=1) / np.sqrt(count)
     return mcse, count, count, count * np.nan, _skewness(series, count), np.ones(len(series)), count - 1
 
@@ -190,6 +200,9 @@ def _markov(series: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, ...]:
     from arviz_stats.base import array_stats  # half a dozen seconds, so not before it is needed
 
     entries, chains, draws = series.shape
+    if draws < _FEWEST:
+        nothing = np.full(entries, np.nan)
+        return (nothing,) * 7
     ess = np.full(entries, np.nan)
     ess_bulk, rhat = ess.copy(), ess.copy()
     varying = series[~fixed]
