@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from fieldprob import activations
 
@@ -448,3 +448,36 @@ def test_every_name_gives_an_activation_and_activations_pass_through():
         assert activation.name == name and activations.get(activation) is activation
         assert activation.random_phase == (name == "random_phase_cosine")
     assert isinstance(activations.get(jax.nn.relu), activations.ReLU)
+
+
+def test_growth_elsewhere_does_not_hide_a_jump_or_a_kink():
+    jump = activations.get(lambda z: jnp.exp(z) + jnp.where(z > 0, 5.0, 0.0))
+    assert isinstance(jump, activations.Kinked) and not jump.continuous
+    assert isinstance(activations.get(lambda z: jnp.exp(z) + jnp.abs(z)), activations.Kinked)
+    assert isinstance(activations.get(lambda z: jnp.tanh(3 * z)), activations.Smooth)  # saturation is not a jump
+
+
+def test_gradients_of_steep_callables_are_warned_of_and_their_error_is_honest():
+    with pytest.warns(UserWarning, match="varies fast"):
+        activations.get(lambda z: jnp.tanh(10 * z))
+    tanh = activations.get("tanh")
+    x = np.linspace(-9, 9, 40_001)
+    w = stats.norm.pdf(x) * (x[1] - x[0])
+    for q in (9.0, 25.0, 100.0):
+        slope = w @ np.cosh(np.sqrt(q) * x) ** -4.0
+        miss = abs(float(tanh.dual_derivative(q, q, q)) - slope)
+        assert miss < 3 * float(tanh.dual_derivative_error(q, q, q)) + 1e-3 * slope
+    assert float(activations.get("erf").dual_derivative_error(1.0, 0.5, 1.0)) == 0.0
+
+
+def test_averages_that_diverge_are_refused():
+    with pytest.raises(ValueError, match="do not converge"):
+        activations.get(lambda z: 1 / z)
+
+
+def test_error_of_a_jump_away_from_zero_is_honest():
+    step = activations.get(lambda z: jnp.where(z > 0.3, 1.0, 0.0))
+    for a, c, b in ((1.3, -0.55, 0.8), (9.0, 3.0, 4.0)):
+        law = stats.multivariate_normal(np.zeros(2), [[a, c], [c, b]])
+        exact = law.cdf([-0.3, -0.3])  # P(u > 0.3, v > 0.3) by symmetry
+        assert abs(float(step.dual(a, c, b)) - exact) < 3 * float(step.dual_error(a, c, b))

@@ -55,11 +55,23 @@ class Activation(eqx.Module):
         """Estimated absolute error of `dual`; zero where `dual` is a closed form."""
         return self._dual_error(*as_floats(a, c, b))
 
+    def dual_derivative_error(
+        self, a: Num[ArrayLike, "*#batch"], c: Num[ArrayLike, "*#batch"], b: Num[ArrayLike, "*#batch"]
+    ) -> Float[Array, "..."]:
+        """Estimated absolute error of `dual_derivative`, and so of gradients; zero for closed forms.
+
+        Raises ValueError for functions that jump, as `dual_derivative`.
+        """
+        return self._dual_derivative_error(*as_floats(a, c, b))
+
     @abc.abstractmethod
     def _dual(self, a: Array, c: Array, b: Array) -> Array: ...
 
     @abc.abstractmethod
     def _dual_derivative(self, a: Array, c: Array, b: Array) -> Array: ...
+
+    def _dual_derivative_error(self, a: Array, c: Array, b: Array) -> Array:
+        return Activation._dual_error(self, a, c, b)
 
     def _dual_error(self, a: Array, c: Array, b: Array) -> Array:
         return jnp.zeros(jnp.broadcast_shapes(a.shape, c.shape, b.shape), a.dtype)

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fieldprob.activations.base import Activation
+from fieldprob.activations.base import Activation, distributional
 from fieldprob.activations.gaussian import angle
-from fieldprob.activations.hermite import first_order_moment
+from fieldprob.activations.hermite import Derivative, first_order_moment
 
 
 class PolarRule(NamedTuple):
@@ -137,8 +137,16 @@ class Kinked(Activation):
         return _derivative(self.fn, self._rule, self.name, self.continuous, a, c, b)
 
     def _dual_error(self, a, c, b):
-        fine = _moment(self.fn, self.fn, self._rule, a, c, b)
-        coarse = _moment(self.fn, self.fn, PolarRule(self.angles // 2, self.radii // 2), a, c, b)
-        size_a = jnp.sqrt(jnp.abs(_moment(self.fn, self.fn, self._rule, a, a, a)))
-        size_b = jnp.sqrt(jnp.abs(_moment(self.fn, self.fn, self._rule, b, b, b)))
+        return self._error(self.fn, a, c, b)
+
+    def _dual_derivative_error(self, a, c, b):
+        if not self.continuous:
+            raise distributional(self.name)
+        return self._error(Derivative(self.fn), a, c, b)
+
+    def _error(self, fn, a, c, b):
+        fine = _moment(fn, fn, self._rule, a, c, b)
+        coarse = _moment(fn, fn, PolarRule(self.angles // 2, self.radii // 2), a, c, b)
+        size_a = jnp.sqrt(jnp.abs(_moment(fn, fn, self._rule, a, a, a)))
+        size_b = jnp.sqrt(jnp.abs(_moment(fn, fn, self._rule, b, b, b)))
         return jnp.abs(fine - coarse) + 64 * jnp.finfo(a.dtype).eps * size_a * size_b

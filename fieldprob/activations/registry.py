@@ -1,11 +1,12 @@
 """From what a user writes (a name, a callable, an activation) to an activation."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import erf
+from jax.scipy.special import erf, ndtri
 
 from fieldprob.activations.base import Activation
 from fieldprob.activations.closed_form import GELU, Cos, Erf, Exp, Linear, Monomial, RandomPhaseCosine, Sin
@@ -119,6 +120,31 @@ def _examine(fn: Callable, options: dict) -> Activation:
     name = str(getattr(fn, "__name__", type(fn).__name__)).strip("<>")
     options = {"fn": fn, "label": name, **options}
     if not jumps and not kinks:
-        return _construct(name, Smooth, options)
-    cls = Kinked if all(abs(z) < 1e-3 for z in jumps + kinks) else Rough
-    return _construct(name, cls, {"continuous": not jumps, **options})
+        activation = _construct(name, Smooth, options)
+    else:
+        cls = Kinked if all(abs(z) < 1e-3 for z in jumps + kinks) else Rough
+        activation = _construct(name, cls, {"continuous": not jumps, **options})
+    _probe(activation, derivative=not jumps)
+    return activation
+
+
+def _probe(activation: Activation, derivative: bool) -> None:
+    """Refuse averages that do not converge, and warn where gradients are poor, at unit variance."""
+    with jax.ensure_compile_time_eval():
+        value, error = activation.dual(1.0, 0.5, 1.0), activation.dual_error(1.0, 0.5, 1.0)
+        square = jnp.mean(activation.phi(ndtri((jnp.arange(4096) + 0.5) / 4096)) ** 2)
+        if not bool(jnp.isfinite(value)) or bool(error > 0.1 * jnp.maximum(jnp.abs(value), 1e-6 * square)):
+            raise ValueError(
+                f"the Gaussian averages of activation '{activation.name}' do not converge ({value:.3g} +- {error:.1g} "
+                "at unit variance): it grows too fast or has a pole"
+            )
+        if not derivative:
+            return
+        slope, slope_error = (f(1.0, 1.0, 1.0) for f in (activation.dual_derivative, activation.dual_derivative_error))
+        relative = float(slope_error / jnp.maximum(jnp.abs(slope), 1e-300))
+    if relative > 0.05:
+        warnings.warn(
+            f"activation '{activation.name}' varies fast: its E[phi' phi'], and gradients of kernels, are only good to "
+            f"{relative:.0%} at coincident points and unit variance (kernels are better; see dual_derivative_error)",
+            stacklevel=4,
+        )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import maximum_filter1d
 
 from fieldprob.activations.hermite import Derivative
 
@@ -21,8 +22,8 @@ _THRESHOLD = 1e-2
 def find_singularities(fn: Callable) -> tuple[list[float], list[float]]:
     """Positions in (-8, 8) where `fn` jumps, and where its first or second derivative does.
 
-    Jumps below one per cent of the largest value of the function that jumps are not seen, nor are two in one cell of
-    1/64.
+    Jumps below one per cent of the largest value within a distance of one of the function that jumps are not seen, nor
+    are two in one cell of 1/64.
 
     Raises ValueError if `fn` is not an elementwise JAX function or not finite there.
     """
@@ -48,11 +49,18 @@ def find_singularities(fn: Callable) -> tuple[list[float], list[float]]:
     if not np.all(np.isfinite(grid[0])):
         raise ValueError(f"{name} is not finite everywhere between -8 and 8: an activation must be")
 
-    found = [_jumps(values, edges, order, np.max(np.abs(grid[order]))) for order in range(3)]
+    found = [_jumps(values, edges, order, _local_scale(grid[order])) for order in range(3)]
     return found[0], sorted(found[1] + found[2])
 
 
-def _jumps(values: Callable, edges: np.ndarray, order: int, scale: float) -> list[float]:
+def _local_scale(values: np.ndarray) -> np.ndarray:
+    """Largest size of a function within a distance of one of every cell: growth elsewhere must not hide a jump."""
+    size = np.abs(np.nan_to_num(values, nan=np.inf))
+    local = maximum_filter1d(size, 2 * round(_CELLS / (2 * _HALF_RANGE)) + 1)[:-1]
+    return np.maximum(local, 1e-8 * np.max(size))  # below that there is only rounding
+
+
+def _jumps(values: Callable, edges: np.ndarray, order: int, scale: np.ndarray) -> list[float]:
     low, high = edges[:-1], edges[1:]
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
