@@ -39,6 +39,8 @@ def run(request: Request, file: StudyFile) -> int:
     study = build(function, parameters, file)
     settings = describe(request, file, parameters)
     directory = Path(request.options.get("out") or Path("results") / file.name / _directory_name(request, settings))
+    if (directory / "sweep.json").exists():
+        raise UsageError(f"{directory} holds a sweep, which a run would overwrite; choose another directory with --out")
     prepare(directory, settings, overwrite="overwrite" in request.options)
     say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in parameters.items())}")
     say(f"on {environment.device()}, {settings['precision']} bit, into {directory}")
@@ -50,7 +52,9 @@ def run(request: Request, file: StudyFile) -> int:
     show(result, directory)
     if result.interrupted:
         draws = result.samples["posterior"].sizes["draw"]
-        raise KeyboardInterrupt(f"interrupted; {draws} draws per chain were finished and are in {directory}")
+        raise KeyboardInterrupt(
+            f"interrupted; {draws} draws per chain were finished and are in {directory}; running again starts over"
+        )
     return 0
 
 

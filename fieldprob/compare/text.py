@@ -85,6 +85,7 @@ def _conclusions(comparison: Comparison) -> list[str]:
             line += f" ({t['differing']} of {t['compared']} numbers)"
         if np.isfinite(row["relative_error"]):
             line += f", relative error {_percent(row['relative_error'])} (noise {_percent(row['noise_floor'])})"
+            line += f" over {row['statistics']} shared statistics" if len(comparison.theories) > 1 else ""
         if np.isfinite(t["log_evidence"]):
             line += f", log evidence {t['log_evidence']:.6g}"
         if t["order"]:
@@ -97,7 +98,8 @@ def _notes(comparison: Comparison) -> list[str]:
     return [
         "error: rms difference / rms sampled; |z|: largest, in combined standard errors; ESS, R-hat: worst.",
         f"An exact theory 'differs' with probability ≤ {comparison.false_alarm:g} (Holm over all its numbers). "
-        f"Converged: ESS ≥ {comparison.minimum_ess:.0f}, R-hat ≤ {comparison.maximum_rhat:g}.",
+        f"Converged: ESS ≥ {comparison.minimum_ess:.0f},",
+        f"R-hat ≤ {comparison.maximum_rhat:g} or what the worst of so many converged numbers reaches by chance.",
     ]
 
 

@@ -215,7 +215,7 @@ def _run(sampler, arguments, draws, chains, warmup, seed, remove, progress):
                 state, samples, stats = jax.block_until_ready(advance(state))
                 if index >= warmup_blocks:
                     blocks.append(jax.tree.map(np.asarray, (samples, stats)))
-                bar.set_description("warmup" if index + 1 < warmup_blocks else "sample")
+                bar.set_description("warmup" if index + 1 < warmup_blocks else "sample", refresh=False)
                 bar.set_postfix_str(_progress_text(stats), refresh=False)
                 bar.update(min(block, bar.total - bar.n))
     except KeyboardInterrupt:

@@ -69,7 +69,7 @@ def limit(net, task) -> Prediction:
 
     return Prediction(
         theory="limit",
-        order="exact as width -> infinity at standard scaling",
+        order="exact as width → ∞",
         source="Lee et al., arXiv:1711.00165, eqs. 7-8; Rasmussen & Williams (2006), eqs. 2.23-2.24",
         mean=mean,
         variance=output_variance,
