@@ -457,9 +457,24 @@ def test_growth_elsewhere_does_not_hide_a_jump_or_a_kink():
     assert isinstance(activations.get(lambda z: jnp.tanh(3 * z)), activations.Smooth)  # saturation is not a jump
 
 
-def test_gradients_of_steep_callables_are_warned_of_and_their_error_is_honest():
+def test_a_steep_callable_gets_more_terms_or_a_warning_or_is_refused():
+    x = np.linspace(-9, 9, 40_001)
+    w = stats.norm.pdf(x) * (x[1] - x[0])
+    steep = activations.get(lambda z: jnp.tanh(5 * z))
+    assert isinstance(steep, activations.Smooth) and steep.terms > activations.Smooth(jnp.tanh).terms
+    np.testing.assert_allclose(steep.dual_derivative(1.0, 1.0, 1.0), 25 * w @ np.cosh(5 * x) ** -4.0, rtol=1e-3)
     with pytest.warns(UserWarning, match="varies fast"):
-        activations.get(lambda z: jnp.tanh(10 * z))
+        steeper = activations.get(lambda z: jnp.tanh(10 * z))
+    slope = 100 * w @ np.cosh(10 * x) ** -4.0
+    np.testing.assert_allclose(steeper.dual_derivative(1.0, 1.0, 1.0), slope, rtol=0.05)
+    for scale in (100.0, 1e4):
+        with pytest.raises(ValueError, match="Rescale"):
+            activations.get(lambda z, scale=scale: jnp.tanh(scale * z))
+    wave = activations.get(lambda z: jnp.sin(20 * z))
+    np.testing.assert_allclose(wave.dual_derivative(1.0, 1.0, 1.0), 200.0, rtol=1e-3)  # 400 E[cos^2(20 z)]
+
+
+def test_the_error_of_derivative_averages_is_honest():
     tanh = activations.get("tanh")
     x = np.linspace(-9, 9, 40_001)
     w = stats.norm.pdf(x) * (x[1] - x[0])
@@ -473,6 +488,8 @@ def test_gradients_of_steep_callables_are_warned_of_and_their_error_is_honest():
 def test_averages_that_diverge_are_refused():
     with pytest.raises(ValueError, match="do not converge"):
         activations.get(lambda z: 1 / z)
+    with pytest.raises(ValueError, match="do not converge"):
+        activations.get(lambda z: jnp.exp(z**2 / 2))
 
 
 def test_error_of_a_jump_away_from_zero_is_honest():

@@ -196,23 +196,26 @@ class _Hermite(Activation):
 
 
 def _expansion_error(fn, rule, a, c, b):
-    """Estimated error of E[fn(u) fn(v)]: coarser quadratures, and what Parseval's sum says the expansion leaves out."""
+    """Estimated error of E[fn(u) fn(v)]: coarser quadratures, what lies beyond the last node, and what Parseval's sum
+    says the expansion leaves out."""
+    outermost = np.abs(_nodes(rule)[0]) > 0.9 * _RANGE
 
     def expansion(q):
-        values = _values(fn, rule, q)
-        square = jnp.sum(jnp.asarray(_nodes(rule)[1], q.dtype) * values**2, axis=-1)
+        squares = jnp.asarray(_nodes(rule)[1], q.dtype) * _values(fn, rule, q) ** 2
+        square, edge = jnp.sum(squares, axis=-1), jnp.sum(squares * outermost, axis=-1)
         alpha = _coefficients(fn, rule, q)
         tail = jnp.maximum(square - jnp.sum(alpha**2, axis=0), 0)
-        return alpha, jnp.sqrt(square), jnp.sqrt(tail)
+        return alpha, jnp.sqrt(square), jnp.sqrt(tail), jnp.sqrt(edge)
 
     rho = correlation(a, c, b)
-    (alpha, size_a, tail_a), (beta, size_b, tail_b) = expansion(a), expansion(b)
+    (alpha, size_a, tail_a, edge_a), (beta, size_b, tail_b, edge_b) = expansion(a), expansion(b)
     fine = _mehler_sum(alpha, beta, rho)
     # Several coarser rules: at a jump the error depends on where the nodes fall, and one may agree by accident.
     coarse = [HermiteRule(rule.terms, max(2, rule.nodes * k // 12)) for k in (6, 7, 5)]
     misses = jnp.stack([jnp.abs(fine - _moment(fn, fn, r, a, c, b)) for r in coarse])
     rounding = 8 * jnp.finfo(a.dtype).eps * size_a * size_b
-    return jnp.max(misses, axis=0) + tail_a * tail_b * jnp.abs(rho) ** rule.terms + rounding
+    tail = tail_a * tail_b * jnp.abs(rho) ** rule.terms
+    return jnp.max(misses, axis=0) + tail + edge_a * edge_b + rounding
 
 
 class Smooth(_Hermite):

@@ -31,8 +31,15 @@ _NAMED: dict[str, Callable[..., Activation]] = {
     "exp": Exp,
     "sign": Sign,
     "step": Step,
-    "tanh": partial(Smooth, fn=jnp.tanh, label="tanh"),
+    "tanh": partial(Smooth, fn=jnp.tanh, label="tanh", terms=256, nodes=1024),
 }
+
+# What `get` tries where the default expansion of a smooth callable leaves E[phi' phi'] with a relative error above
+# _CONVERGED; above _SMOOTH_LIMIT (with kinks, _ROUGH_LIMIT) it gives up.
+_FINER = ({"terms": 512, "nodes": 2048}, {"terms": 1024, "nodes": 4096})
+_CONVERGED = 1e-3
+_SMOOTH_LIMIT = 0.05
+_ROUGH_LIMIT = 0.5
 
 # JAX functions that are one of ours. jax.nn.gelu is not among them: by default it is the tanh fit, not z Phi(z).
 _RECOGNISED: dict[Callable, str] = {
@@ -72,10 +79,12 @@ def get(activation: str | Activation | Callable, **options) -> Activation:
 
     `options` go to the constructor of a named activation (`scale` of 'erf', `slope` of 'leaky_relu') or of the class
     chosen for a callable. A callable is examined between -8 and 8: `Smooth` if neither it nor its first two derivatives
-    jump, `Kinked` if the only jump is at zero, `Rough` otherwise. To override the choice, construct one of these.
+    jump, `Kinked` if the only jump is at zero, `Rough` otherwise. A steep smooth one gets up to 1024 terms, until
+    E[phi' phi'] is good to 1e-3 at coincident points of unit variance; a warning says where that is not enough. To
+    override the choice, construct one of these.
 
     Raises ValueError for an unknown name, an option the activation does not have, a callable that is not an elementwise
-    JAX function or is not finite.
+    JAX function, is not finite, or whose averages or their derivatives do not converge.
 
     >>> import jax
     >>> from fieldprob import activations
@@ -118,33 +127,56 @@ def _construct(name: str, constructor: Callable[..., Activation], options: dict)
 def _examine(fn: Callable, options: dict) -> Activation:
     jumps, kinks = find_singularities(fn)
     name = str(getattr(fn, "__name__", type(fn).__name__)).strip("<>")
-    options = {"fn": fn, "label": name, **options}
+    rules = [options]
     if not jumps and not kinks:
-        activation = _construct(name, Smooth, options)
+        cls = Smooth
+        if not {"terms", "nodes"} & set(options):
+            rules += [{**options, **rule} for rule in _FINER]
     else:
         cls = Kinked if all(abs(z) < 1e-3 for z in jumps + kinks) else Rough
-        activation = _construct(name, cls, {"continuous": not jumps, **options})
-    _probe(activation, derivative=not jumps)
+        rules = [{"continuous": not jumps, **options}]
+    for rule in rules:
+        activation = _construct(name, cls, {"fn": fn, "label": name, **rule})
+        _refuse_divergence(activation)
+        relative = 0.0 if jumps else _derivative_error(activation)
+        if relative <= _CONVERGED:
+            return activation
+    _report(activation, relative)
     return activation
 
 
-def _probe(activation: Activation, derivative: bool) -> None:
-    """Refuse averages that do not converge, and warn where gradients are poor, at unit variance."""
+def _refuse_divergence(activation: Activation) -> None:
     with jax.ensure_compile_time_eval():
         value, error = activation.dual(1.0, 0.5, 1.0), activation.dual_error(1.0, 0.5, 1.0)
         square = jnp.mean(activation.phi(ndtri((jnp.arange(4096) + 0.5) / 4096)) ** 2)
         if not bool(jnp.isfinite(value)) or bool(error > 0.1 * jnp.maximum(jnp.abs(value), 1e-6 * square)):
             raise ValueError(
                 f"the Gaussian averages of activation '{activation.name}' do not converge ({value:.3g} +- {error:.1g} "
-                "at unit variance): it grows too fast or has a pole"
+                "at unit variance): it grows too fast, has a pole or varies too fast; if the last, rescale it"
             )
-        if not derivative:
-            return
-        slope, slope_error = (f(1.0, 1.0, 1.0) for f in (activation.dual_derivative, activation.dual_derivative_error))
-        relative = float(slope_error / jnp.maximum(jnp.abs(slope), 1e-300))
-    if relative > 0.05:
+
+
+def _derivative_error(activation: Activation) -> float:
+    """Relative error of E[phi' phi'] at coincident points of unit variance, where it is largest."""
+    with jax.ensure_compile_time_eval():
+        slope, error = (f(1.0, 1.0, 1.0) for f in (activation.dual_derivative, activation.dual_derivative_error))
+        relative = float(error / jnp.maximum(jnp.abs(slope), jnp.finfo(slope.dtype).tiny))
+    return relative if relative == relative else float("inf")
+
+
+def _report(activation: Activation, relative: float) -> None:
+    """Refuse an activation whose gradients are wrong, and warn where they are poor."""
+    cls, smooth = type(activation).__name__, activation.smooth
+    finer = "terms=..., nodes=..." if cls in ("Smooth", "Rough") else "angles=..., radii=..."
+    if relative > (_SMOOTH_LIMIT if smooth else _ROUGH_LIMIT):
+        raise ValueError(
+            f"activation '{activation.name}' varies too fast: its E[phi' phi'], and gradients of kernels, do not "
+            f"converge (relative error {relative:.1g} at unit variance). Rescale it, or pass "
+            f"{cls}(fn, {finer}) to accept this"
+        )
+    if relative > (_CONVERGED if smooth else _SMOOTH_LIMIT):
         warnings.warn(
             f"activation '{activation.name}' varies fast: its E[phi' phi'], and gradients of kernels, are only good to "
-            f"{relative:.0%} at coincident points and unit variance (kernels are better; see dual_derivative_error)",
+            f"{relative:.1%} at coincident points and unit variance (kernels are better; see dual_derivative_error)",
             stacklevel=4,
         )

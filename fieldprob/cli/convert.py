@@ -59,7 +59,10 @@ def convert(name: str, kind: Any, words: Sequence[str]) -> Any:
     except SystemExit:
         written = shlex.join(words) or "nothing"
         comma = any("," in word for word in words)
-        remedy = "; fieldprob sweep takes several values, entries of one value go without commas" if comma else ""
+        several = (
+            "; separate the entries of one value by spaces" if "tuple" in str(kind) else "; fieldprob sweep takes lists"
+        )
+        remedy = several if comma else ""
         raise UsageError(f"{flag} {written}: {_reason(said.getvalue(), kind)}{remedy}") from None
     except Exception as error:  # tyro raises several kinds for types that it cannot offer
         raise UsageError(f"{flag} has a type that the command line cannot read, {type_name(kind)}: {error}") from error
