@@ -495,6 +495,6 @@ def test_averages_that_diverge_are_refused():
 def test_error_of_a_jump_away_from_zero_is_honest():
     step = activations.get(lambda z: jnp.where(z > 0.3, 1.0, 0.0))
     for a, c, b in ((1.3, -0.55, 0.8), (9.0, 3.0, 4.0)):
-        law = stats.multivariate_normal(np.zeros(2), [[a, c], [c, b]])
+        law = stats.multivariate_normal(np.zeros(2), [[a, c], [c, b]])  # pyright: ignore[reportArgumentType]
         exact = law.cdf([-0.3, -0.3])  # P(u > 0.3, v > 0.3) by symmetry
         assert abs(float(step.dual(a, c, b)) - exact) < 3 * float(step.dual_error(a, c, b))
