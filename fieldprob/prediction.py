@@ -6,7 +6,7 @@ class to inherit from and nothing to register. It is a JAX pytree: a theory can 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -36,17 +36,43 @@ class _Static(dict[str, Any]):
         return hash(tuple(sorted(self.items())))
 
 
-def _arrays(values: Mapping[str, ArrayLike]) -> dict[str, Any]:
+def _arrays(argument: str) -> Callable[[Mapping[str, ArrayLike]], dict[str, Any]]:
     # numbers and lists become float64 NumPy arrays, whatever JAX's precision; arrays and tracers stay what they are
-    return {name: x if hasattr(x, "dtype") else np.asarray(x, dtype=float) for name, x in dict(values).items()}
+    def convert(values: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        arrays: dict[str, Any] = {}
+        for name, value in _named(argument, values, '{"f": array}').items():
+            try:
+                arrays[name] = value if hasattr(value, "dtype") else np.asarray(value, dtype=float)
+            except (TypeError, ValueError):
+                raise ValueError(f"{argument}[{name!r}]={value!r}: give a number or an array of real numbers") from None
+        return arrays
+
+    return convert
 
 
-def _static(values: Mapping[str, Any]) -> _Static:
-    return _Static(values)
+def _kinds(values: Mapping[str, Any]) -> _Static:
+    return _Static(_named("kind", values, '{"f": "lower"}'))
 
 
-def _static_tuples(values: Mapping[str, Any]) -> _Static:
-    return _Static({name: tuple(np.asarray(x).tolist()) for name, x in dict(values).items()})
+def _tuples(argument: str, example: str) -> Callable[[Mapping[str, Any]], _Static]:
+    def convert(values: Mapping[str, Any]) -> _Static:
+        tuples = _Static()
+        for name, value in _named(argument, values, example).items():
+            if np.ndim(value) != 1:
+                raise ValueError(f"{argument}[{name!r}]={value!r}: give a sequence, such as {example}")
+            tuples[name] = tuple(np.asarray(value).tolist())
+        return tuples
+
+    return convert
+
+
+def _named(argument: str, values: Any, example: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise ValueError(f"{argument}={values!r}: give a dictionary from names, such as {example}")
+    return dict(values)
+
+
+_dims, _coords = _tuples("dims", '{"x": ("mode",)}'), _tuples("coords", '{"train_point": [0, 1]}')
 
 
 class Prediction(eqx.Module):
@@ -61,7 +87,7 @@ class Prediction(eqx.Module):
         mean: posterior mean of each statistic.
         variance: posterior variance, the shape of the mean.
         covariance: posterior covariance between the entries of a statistic: either (first dimension, first dimension),
-            the same for every output, or the shape of the statistic twice.
+            the same for every output, or the shape of the statistic twice. Kept and saved; `compare` does not use it.
         log_evidence: log marginal likelihood of the data.
         error: standard error of `mean` from the theory's own numerics; absent where the number is exact (closed form
             or converged quadrature).
@@ -73,25 +99,25 @@ class Prediction(eqx.Module):
         coords: coordinate values of dimensions, by name; 0, 1, ... where absent.
 
     Raises:
-        ValueError: on an unknown statistic without `dims`, wrong shapes, values that are not finite, negative
-            variances or errors. Traced values are not inspected, their shapes are.
+        ValueError: on an unknown statistic without `dims`, arguments that are no dictionaries of numbers, wrong shapes,
+            values that are not finite, negative variances or errors. Traced values are not inspected, their shapes are.
 
     >>> Prediction(theory="flat", mean={"train_loss": 0.1}).mean["train_loss"].shape
     ()
     """
 
     theory: str = eqx.field(static=True)
-    mean: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
-    variance: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
-    covariance: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
+    mean: dict[str, Any] = eqx.field(converter=_arrays("mean"), default_factory=dict)
+    variance: dict[str, Any] = eqx.field(converter=_arrays("variance"), default_factory=dict)
+    covariance: dict[str, Any] = eqx.field(converter=_arrays("covariance"), default_factory=dict)
     log_evidence: Any = None
-    error: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
-    variance_error: dict[str, Any] = eqx.field(converter=_arrays, default_factory=dict)
-    kind: dict[str, Kind] = eqx.field(converter=_static, default_factory=dict, static=True)
+    error: dict[str, Any] = eqx.field(converter=_arrays("error"), default_factory=dict)
+    variance_error: dict[str, Any] = eqx.field(converter=_arrays("variance_error"), default_factory=dict)
+    kind: dict[str, Kind] = eqx.field(converter=_kinds, default_factory=dict, static=True)
     order: str = eqx.field(default="", static=True)
     source: str = eqx.field(default="", static=True)
-    dims: dict[str, tuple[str, ...]] = eqx.field(converter=_static_tuples, default_factory=dict, static=True)
-    coords: dict[str, tuple[Hashable, ...]] = eqx.field(converter=_static_tuples, default_factory=dict, static=True)
+    dims: dict[str, tuple[str, ...]] = eqx.field(converter=_dims, default_factory=dict, static=True)
+    coords: dict[str, tuple[Hashable, ...]] = eqx.field(converter=_coords, default_factory=dict, static=True)
 
     def __check_init__(self):
         if not isinstance(self.theory, str) or not self.theory:

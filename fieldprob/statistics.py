@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 
 # name (a regular expression where the layer is a number), dimensions after the sample dimensions, meaning
@@ -94,6 +95,9 @@ def centred_kernel_alignment(
     convention, where either vanishes, as it does for constant targets). Scale-free in both arguments. Works on NumPy
     and on JAX arrays, in O(points² outputs).
 
+    Raises:
+        ValueError: K is not square, or Y is not (points, outputs) with as many points.
+
     Source: Cortes, Mohri & Rostamizadeh, Algorithms for Learning Kernels Based on Centered Alignment, JMLR 13 (2012),
     definition 4.
 
@@ -102,6 +106,15 @@ def centred_kernel_alignment(
     >>> round(float(centred_kernel_alignment(3 * Y @ Y.T, Y)), 12)
     1.0
     """
+    kernel, targets = np.shape(K), np.shape(Y)
+    if len(kernel) < 2 or kernel[-1] != kernel[-2]:
+        raise ValueError(f"K has shape {kernel}: give a square kernel, (points, points)")
+    if len(targets) < 2:
+        raise ValueError(f"Y has shape {targets}: give (points, outputs), for a single output Y[:, None]")
+    if targets[-2] != kernel[-1]:
+        raise ValueError(
+            f"K has {kernel[-1]} points and Y has {targets[-2]}: give both on the same, the training points"
+        )
     K = K - K.mean(axis=-1, keepdims=True)
     K = K - K.mean(axis=-2, keepdims=True)
     Y = Y - Y.mean(axis=-2, keepdims=True)

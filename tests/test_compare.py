@@ -478,11 +478,86 @@ _LOSS = Prediction(theory="t", mean={"train_loss": 1.0}, variance={"train_loss":
         (("dataset",), [1.3]),
         (("chain", "draw"), [[1.3]]),
         (("chain", "draw"), [[1.3]] * 4),
+        (("chain", "draw"), np.full((4, 2), 3.0)),
         (("chain", "draw"), np.full((1, 1000), 3.0)),
+        (("chain", "draw"), np.full((4, 1000), 3.0)),
+        (("dataset",), np.full(1000, 3.0)),
     ],
 )
-def test_too_few_draws_and_a_lone_stuck_chain_get_no_verdict(dims, draws):
+def test_too_few_draws_and_chains_that_do_not_move_where_they_should_get_no_verdict(dims, draws):
     assert compare(xr.Dataset({"train_loss": (dims, draws)}), _LOSS).verdicts == {"t": "not converged"}
+
+
+def test_few_equal_draws_are_not_taken_for_a_constant():
+    mean = Prediction(theory="t", mean={"train_loss": 1.0})
+    for shape, verdict in (((4, 2), "not converged"), ((4, 20), "differs")):
+        assert compare(dataset(train_loss=((), np.full(shape, 3.0))), mean).verdicts == {"t": verdict}
+
+
+@pytest.mark.parametrize("dtype", [float, int])
+def test_a_constant_conditional_mean_is_not_stuck_if_its_conditional_variance_is_there(dtype):
+    mean = np.array([[1.0], [2.0]])
+    samples = dataset(
+        f=(("train_point", "output"), np.broadcast_to(mean, (1, 50, 2, 1)).astype(dtype)),
+        f_conditional_variance=(("train_point",), np.full((1, 50, 2), 2, dtype)),
+    )
+    for variance, verdict in ((2.0, "agrees"), (3.0, "differs")):
+        p = Prediction(theory="t", mean={"f": mean}, variance={"f": np.full((2, 1), variance)})
+        assert compare(samples, p).verdicts == {"t": verdict}
+
+
+def test_a_predicted_variance_of_the_size_of_rounding_is_none():
+    p = Prediction(theory="t", mean={"train_loss": 3.0}, variance={"train_loss": 1e-16})
+    assert compare(dataset(train_loss=((), np.full((4, 20), 3.0))), p).verdicts == {"t": "agrees"}
+
+
+@pytest.mark.parametrize("values", [[[1e6], [1e-3]], [[1e6, 3.0], [5.0, 1e-3]]])
+def test_a_small_entry_of_a_deterministic_array_is_not_hidden_by_a_large_one(values):
+    values = np.array(values)
+    samples = dataset(f=(("train_point", "output"), np.broadcast_to(values, (2, 500, *values.shape))))
+    wrong = values.copy()
+    wrong[-1, -1] = 0.5
+    for predicted, verdict in ((wrong, "differs"), (values * (1 + 1e-9), "agrees")):
+        assert compare(samples, Prediction(theory="t", mean={"f": predicted})).verdicts == {"t": verdict}
+
+
+def test_a_kernel_that_vanishes_at_a_point_has_no_rounding_there():
+    kernel = np.broadcast_to(np.diag([1e6, 0.0]), (2, 500, 2, 2))
+    for entry, verdict in ((0.5, "differs"), (1e-17, "agrees"), (0.0, "agrees")):
+        p = Prediction(theory="k", mean={"kernel_0": np.diag([1e6, entry])})
+        assert compare(dataset(kernel_0=(("point", "point_"), kernel)), p).verdicts == {"k": verdict}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e150, 1e200])
+def test_numbers_of_any_size_are_compared(scale):
+    samples = dataset(train_loss=((), entries(4, 500) * scale + scale))
+    for factor, verdict in ((1, "agrees"), (2, "differs")):
+        result = compare(samples, Prediction(theory="t", mean={"train_loss": factor * scale}))
+        assert result.verdicts == {"t": verdict}
+        assert repr(result)
+
+
+@pytest.mark.filterwarnings("error")
+def test_chains_stuck_at_different_values_are_not_converged_and_warn_of_nothing():
+    stuck = np.broadcast_to(np.arange(4.0)[:, None], (4, 100))
+    assert compare(dataset(train_loss=((), stuck)), _LOSS).verdicts == {"t": "not converged"}
+
+
+def test_what_is_no_list_of_predictions_is_refused():
+    samples = dataset(train_loss=((), entries(4, 20)))
+    with pytest.raises(TypeError, match=r"is a dict: give a list.*values"):
+        compare(samples, {"t": _LOSS})
+    with pytest.raises(ValueError, match="without a theory's name"):
+        compare(samples, xr.Dataset({"train_loss": 1.0}))
+    with pytest.raises(ValueError, match="'train_loss' does not say which statistic"):
+        compare(samples, xr.Dataset({"train_loss": 1.0}, attrs={"theory": "t"}))
+
+
+def test_flags_are_numbers():
+    flags = entries(4, 1000) > 0
+    half = Prediction(theory="t", mean={"train_loss": 0.5}, variance={"train_loss": 0.25})
+    assert compare(dataset(train_loss=((), flags)), half).verdicts == {"t": "agrees"}
 
 
 def test_a_small_entry_of_a_deterministic_kernel_is_not_hidden_by_a_large_one():
@@ -501,7 +576,16 @@ def test_counts_are_numbers_and_complex_draws_are_not():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"minimum_ess": -1}, {"maximum_rhat": "a"}, {"maximum_rhat": 0.5}, {"false_alarm": None}]
+    "bad",
+    [
+        {"minimum_ess": -1},
+        {"minimum_ess": np.nan},
+        {"maximum_rhat": "a"},
+        {"maximum_rhat": 0.5},
+        {"maximum_rhat": np.complex128(2)},
+        {"false_alarm": None},
+        {"false_alarm": np.nan},
+    ],
 )
 def test_levels_out_of_range_are_named(bad):
     draws = np.random.default_rng(0).normal(size=(4, 1000))

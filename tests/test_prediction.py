@@ -38,6 +38,11 @@ def test_a_name_and_a_mean_are_enough():
     assert (p.variance, p.covariance, p.error, p.log_evidence, p.order, p.source) == ({}, {}, {}, None, "", "")
 
 
+def test_the_evidence_alone_is_a_prediction():
+    p = Prediction(theory="e", log_evidence=1.0)
+    assert (p.mean, p.variance, p.log_evidence) == ({}, {}, 1.0)
+
+
 @pytest.mark.parametrize("file", [False, True])
 def test_the_dataset_gives_the_prediction_back(file, tmp_path):
     import xarray as xr
@@ -106,6 +111,13 @@ column = np.ones((3, 1))
         ({"mean": {"f": column}, "kind": {"f": "bound"}}, '"value", "lower", "upper"'),
         ({"mean": {"f": column}, "error": {"train_loss": 0.1}}, r"error\['train_loss'\] belongs to no predicted"),
         ({"mean": {"f": column}, "log_evidence": np.nan}, "log_evidence"),
+        ({"mean": 3}, "mean=3: give a dictionary"),
+        ({"mean": {1: 3.0}}, "give a dictionary from names"),
+        ({"mean": {"train_loss": "a"}}, r"mean\['train_loss'\]='a': give a number"),
+        ({"variance": {"f": [[1], [2, 3]]}}, r"variance\['f'\]=.*give a number"),
+        ({"mean": {"f": column}, "kind": "lower"}, "kind='lower': give a dictionary"),
+        ({"mean": {"x": [1.0]}, "dims": {"x": "mode"}}, "dims.*'mode': give a sequence"),
+        ({"mean": {"f": column}, "coords": {"train_point": 3}}, "coords.*=3: give a sequence"),
     ],
 )
 def test_what_cannot_be_a_prediction_is_refused(arguments, message):

@@ -1,6 +1,7 @@
 """Names, dimensions and formulas of the statistics."""
 
 import doctest
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -71,3 +72,20 @@ def test_alignment_ignores_scale_and_constant_shifts():
 
 def test_alignment_with_constant_targets_is_zero():
     assert statistics.centred_kernel_alignment(np.eye(3), np.ones((3, 1))) == 0
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    ("K", "Y", "message"),
+    [
+        (np.eye(3), np.ones(3), r"Y has shape \(3,\).*Y\[:, None\]"),
+        (np.eye(3), np.ones((4, 1)), "K has 3 points and Y has 4"),
+        (np.ones((3, 4)), np.ones((4, 1)), r"K has shape \(3, 4\): give a square kernel"),
+        (np.ones(3), np.ones((3, 1)), r"K has shape \(3,\): give a square kernel"),
+    ],
+)
+def test_alignment_of_what_does_not_fit_is_refused(K, Y, message, jit):
+    alignment = inspect.unwrap(statistics.centred_kernel_alignment)  # without the shape checks of the test suite
+    alignment = jax.jit(alignment) if jit else alignment
+    with pytest.raises(ValueError, match=message):
+        alignment(K, Y)

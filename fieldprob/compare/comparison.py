@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fieldprob.compare import text
+from fieldprob.compare.sampled import root_mean_square
 from fieldprob.compare.verdict import DIFFERS, worst
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Comparison:
         Student's t after the correction for skewness), relative_error (|difference| over the root mean square of the
         sampled moment over the entries of the statistic), rhat, ess_bulk, ess (the smaller of those for bulk and mean,
         at most the number of draws), verdict. A number that is the same in every draw has no diagnostics (NaN): it is
-        judged by its relative difference, with a tolerance of 1e-6 (1e-4 if it was sampled in float32).
+        judged by its difference, with a tolerance of 1e-6 (1e-4 if it was sampled in float32) relative to the number
+        itself, or to √(K_ii K_jj) in a symmetric matrix K.
         """
         return self.numbers.copy()
 
@@ -65,7 +67,7 @@ class Comparison:
         part: Any
         for keys, part in self.numbers.groupby(["theory", "statistic", "moment"], sort=False):
             single = len(part) == 1
-            scale = _rms(part["sampled"])
+            scale = root_mean_square(part["sampled"])
             row = {
                 "theory": keys[0],
                 "statistic": keys[1],
@@ -73,10 +75,10 @@ class Comparison:
                 "kind": part["kind"].iloc[0],
                 "numbers": len(part),
                 "sampled": part["sampled"].iloc[0] if single else scale,
-                "mcse": _rms(part["mcse"]),
-                "predicted": part["predicted"].iloc[0] if single else _rms(part["predicted"]),
-                "relative_error": _rms(part["relative_error"]),
-                "noise_floor": _rms(part["mcse"]) / scale if scale else np.nan,
+                "mcse": root_mean_square(part["mcse"]),
+                "predicted": part["predicted"].iloc[0] if single else root_mean_square(part["predicted"]),
+                "relative_error": root_mean_square(part["relative_error"]),
+                "noise_floor": root_mean_square(part["mcse"]) / scale if scale else np.nan,
                 "max_abs_z": part["z"].abs().max(),
                 "min_p_value": part["p_value"].min(),
                 "differing": int((part["verdict"] == DIFFERS).sum()),
@@ -100,7 +102,9 @@ class Comparison:
         theories = rows.groupby(["statistic", "moment"])["theory"].transform("nunique")
         common = rows[theories == rows["theory"].nunique()].groupby("theory")
         ranked: Any = common.agg(
-            relative_error=("relative_error", _rms), noise_floor=("noise_floor", _rms), statistics=("theory", "size")
+            relative_error=("relative_error", root_mean_square),
+            noise_floor=("noise_floor", root_mean_square),
+            statistics=("theory", "size"),
         ).reindex(self.theories.index)
         ranked["statistics"] = ranked["statistics"].fillna(0).astype(int)
         ranked["verdict"] = self.theories["verdict"]
@@ -121,7 +125,3 @@ class Comparison:
         if path is not None:
             figure.savefig(path, dpi=200, bbox_inches="tight")
         return figure
-
-
-def _rms(values: Any) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))

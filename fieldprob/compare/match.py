@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,15 @@ def compare(
     Means are compared for every statistic that both sides have, variances where a theory predicts them. Statistics are
     matched by name, dimensions and coordinates, so that either side may cover only some of the points; a matrix that is
     symmetric is compared once per pair. Where the samples hold `<name>_conditional_variance`, `<name>` is taken as the
-    conditional mean and the variance is that of the law of total variance.
+    conditional mean and the variance is that of the law of total variance. A predicted `covariance` is not compared.
 
     A theory is said to differ if Holm's procedure rejects any of its numbers at the family-wise level `false_alarm`: a
     theory that is exactly right is said to differ with at most that probability, however many numbers it predicts and
     however they are correlated. Nothing is said of a theory, but 'not converged', if any number it is compared with has
     an effective sample size below `minimum_ess`, or an R-hat above `maximum_rhat` by more than chance. Samples that are
-    independent by construction have no R-hat, and a quarter of `minimum_ess` is enough of them.
+    independent by construction have no R-hat, and a quarter of `minimum_ess` is enough of them. A number that is
+    the same in every draw needs no error bar; it is not converged if there are fewer than 8 draws (per chain), or if
+    the theory predicts a variance for it.
 
     Args:
         samples: DataTree with a group `posterior`, or a Dataset, of variables with dimensions chain and draw; or, for
@@ -47,8 +49,9 @@ def compare(
         maximum_rhat: R-hat above which a number is not converged.
 
     Raises:
-        ValueError: no statistic in common, dimensions or coordinates that do not match, draws that are not finite, two
-            theories of one name.
+        ValueError: no statistic in common, dimensions, sizes or coordinates that do not match, draws that are not
+            finite real numbers, two theories of one name, a level out of range.
+        TypeError: samples or predictions are something else.
 
     >>> import numpy as np, xarray as xr
     >>> from fieldprob.prediction import Prediction
@@ -94,7 +97,7 @@ def compare(
 
 
 def _check_level(argument: str, value: Any, least: float, below: float, remedy: str) -> None:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not number or not least <= value < below:
         raise ValueError(f"{argument}={value!r}: give {remedy}")
 
@@ -109,6 +112,10 @@ def _posterior(samples: Any) -> xr.Dataset:
 
 
 def _theories(predictions: Any) -> list[xr.Dataset]:
+    if isinstance(predictions, Mapping) and not isinstance(predictions, xr.Dataset):
+        raise TypeError(
+            f"predictions is a {type(predictions).__name__}: give a list, such as list(predictions.values())"
+        )
     several = isinstance(predictions, Iterable) and not isinstance(predictions, xr.Dataset)
     given: list[Any] = list(predictions) if several else [predictions]
     if not given:
@@ -124,6 +131,12 @@ def _theories(predictions: Any) -> list[xr.Dataset]:
             raise ValueError(
                 "predictions holds a dataset without a theory's name: give what Prediction.to_dataset wrote"
             )
+        for name, variable in theory.data_vars.items():
+            if not {"statistic", "moment"} <= set(variable.attrs):
+                raise ValueError(
+                    f"predictions holds a dataset whose variable {name!r} does not say which statistic and moment it "
+                    "is: give what Prediction.to_dataset wrote"
+                )
     names = [theory.attrs["theory"] for theory in theories]
     if len(set(names)) < len(names):
         raise ValueError(f"predictions holds two theories of one name, among {names}: give them different ones")
@@ -185,8 +198,9 @@ def _differences(
     errors = np.zeros_like(value) if error is None else _align(error, sampled.template, theory)[sampled.keep]
     kind = predicted.attrs.get("kind", "value") if sampled.moment == "mean" else "value"
     fixed, difference = sampled.deterministic, sampled.value - value
-    if sampled.chains == 1 and variance is not None:  # a lone chain that does not move where it should is stuck
-        fixed = fixed & (_align(variance, sampled.template, theory)[sampled.keep] == 0)
+    if variance is not None:  # what does not move where it should is stuck
+        deviation = np.sqrt(np.maximum(_align(variance, sampled.template, theory)[sampled.keep], 0))
+        fixed = fixed & ~(deviation > sampled.immobile)
     with np.errstate(divide="ignore", invalid="ignore"):
         z, p = p_values(
             difference,
@@ -200,7 +214,7 @@ def _differences(
         relative = np.where(difference == 0, 0.0, np.abs(difference) / sampled.scale)
     # what does not fluctuate is compared to a tolerance, widened by the theory's own error
     miss = {"value": np.abs(difference), "lower": -difference, "upper": difference}[kind]
-    tolerance = sampled.tolerance * _entry_scale(sampled) + 4 * errors
+    tolerance = _rounding(sampled, value) + 4 * errors
     table: Any = pd.DataFrame(
         {
             "theory": theory,
@@ -225,15 +239,19 @@ def _differences(
     return table[np.isfinite(value)]
 
 
-def _entry_scale(sampled: Sampled) -> Any:
-    """What rounding is relative to: for a symmetric matrix of covariances the two variances, else the rms."""
-    if sampled.template.ndim != 2 or sampled.template.shape[0] != sampled.template.shape[1]:
-        return sampled.scale
-    row, column = np.unravel_index(sampled.keep, sampled.template.shape)
-    variance = np.full(sampled.template.shape[0], np.nan)
-    variance[row[row == column]] = np.abs(sampled.value[row == column])
-    scale = np.sqrt(variance[row] * variance[column])
-    return np.where(scale > 0, scale, sampled.scale)
+def _rounding(sampled: Sampled, predicted: np.ndarray) -> np.ndarray:
+    """The difference that rounding may make: relative to √(K_ii K_jj) in a symmetric matrix, else to the entry itself.
+
+    A little of the root mean square is added, since an entry may be small because larger terms cancel in it.
+    """
+    scale, floor = np.fmax(np.abs(sampled.value), np.abs(predicted)), 1e-3
+    if sampled.keep.size < sampled.template.size:  # only the pairs of a symmetric matrix are kept
+        row, column = np.unravel_index(sampled.keep, sampled.template.shape)
+        root = np.zeros(sampled.template.shape[0])
+        root[row[row == column]] = np.sqrt(scale[row == column])
+        scale, floor = np.fmax(scale, root[row] * root[column]), 1e-8
+    tolerance = sampled.tolerance * (scale + floor * sampled.scale)
+    return tolerance + np.where(np.isfinite(sampled.immobile), sampled.immobile**2, 0) * (sampled.moment == "variance")
 
 
 def _align(predicted: xr.DataArray, template: xr.DataArray, theory: str) -> np.ndarray:

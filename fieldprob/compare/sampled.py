@@ -18,7 +18,7 @@ from scipy import special
 CHAIN_DIMS = ("chain", "draw")
 INDEPENDENT_DIMS = ("dataset", "particle")
 _BATCHES = 50
-_FEWEST = 8  # draws below which no error is estimated
+_FEWEST = 8  # draws (of each chain) below which no error is estimated
 _CHUNK = 128  # entries whose draws are held in float64 at once
 
 
@@ -38,6 +38,8 @@ class Sampled:
         widening: how much larger than `mcse` the error is that tests use, at least 1; see `_markov`.
         degrees_of_freedom: of the variance estimate in that error.
         deterministic: entries that do not vary from draw to draw; they have no diagnostics.
+        immobile: standard deviation above which a theory contradicts that an entry has none in the samples; infinite
+            for entries that have one.
         tolerance: relative difference that counts as agreement where an entry is deterministic.
         chains: number of chains, 0 for independent samples.
     """
@@ -55,13 +57,14 @@ class Sampled:
     widening: np.ndarray
     degrees_of_freedom: np.ndarray
     deterministic: np.ndarray
+    immobile: np.ndarray
     tolerance: float
     chains: int
 
     @property
     def scale(self) -> float:
         """Root mean square of the sampled moment over its entries: what relative errors are relative to."""
-        return float(np.sqrt(np.mean(self.value**2)))
+        return root_mean_square(self.value)
 
     def labels(self) -> list[str]:
         """`train_point=3, output=0` for every entry; empty for a scalar."""
@@ -71,6 +74,13 @@ class Sampled:
             for dim, position in zip(self.template.dims, index, strict=True)
         ]
         return [", ".join(parts) for parts in zip(*columns, strict=True)] if columns else [""]
+
+
+def root_mean_square(values: Any) -> float:
+    """Of numbers that may be so large or small that their squares are not representable."""
+    values = np.asarray(values, float)
+    largest = np.max(np.abs(values))
+    return float(largest * np.sqrt(np.mean((values / largest) ** 2))) if 0 < largest < np.inf else float(largest)
 
 
 def sample_dims(variable: xr.DataArray) -> tuple[str, ...]:
@@ -129,12 +139,15 @@ def measure(variable: xr.DataArray, moment: str, conditional: xr.DataArray | Non
     shape = (template.size, *([1] if len(dims) == 1 else []), *(variable.sizes[d] for d in dims))
     draws = variable.values.reshape(shape)
     inner = None
-    if moment == "variance" and conditional is not None:
+    if conditional is not None:
+        if conditional.dtype.kind != "f":
+            conditional = conditional.astype(float)
         inner = conditional.broadcast_like(variable).transpose(*variable.dims).values.reshape(shape)
     chunks = np.array_split(keep, max(1, -(-keep.size // _CHUNK)))
     estimate = _independent if len(dims) == 1 else _markov
-    columns = [_moment(draws[c], None if inner is None else inner[c], moment, estimate) for c in chunks]
-    value, mcse, ess, ess_bulk, rhat, skewness, widening, dof, deterministic = (
+    tolerance = 1e-6 if variable.dtype.itemsize >= 8 else 1e-4
+    columns = [_moment(draws[c], None if inner is None else inner[c], moment, estimate, tolerance) for c in chunks]
+    value, mcse, ess, ess_bulk, rhat, skewness, widening, dof, deterministic, immobile = (
         np.concatenate(column) for column in zip(*columns, strict=True)
     )
     return Sampled(
@@ -151,29 +164,45 @@ def measure(variable: xr.DataArray, moment: str, conditional: xr.DataArray | Non
         widening=widening,
         degrees_of_freedom=dof,
         deterministic=deterministic.astype(bool),
-        tolerance=1e-6 if variable.dtype.itemsize >= 8 else 1e-4,
+        immobile=immobile,
+        tolerance=tolerance,
         chains=0 if len(dims) == 1 else variable.sizes["chain"],
     )
 
 
-def _moment(draws: np.ndarray, inner: np.ndarray | None, moment: str, estimate: Any) -> list[np.ndarray]:
+def _moment(
+    draws: np.ndarray, inner: np.ndarray | None, moment: str, estimate: Any, tolerance: float
+) -> list[np.ndarray]:
     """Columns of `Sampled` for one chunk of entries, draws (entries, chains, draws)."""
-    fixed = _constant(draws) & (True if inner is None else _constant(inner))
-    x = draws.astype(float)
-    centre = x.mean(axis=(1, 2))
+    fixed = _constant(draws)
+    size = np.abs(draws).max(axis=(1, 2)).astype(float)
+    immobile = np.where(fixed, tolerance * size, np.inf)
+    if inner is not None:
+        spread = np.sqrt(np.maximum(inner, 0).max(axis=(1, 2)).astype(float))
+        immobile = np.where(spread > 0, np.inf, immobile)
+        if moment == "variance":
+            fixed, size = fixed & _constant(inner), np.maximum(size, spread)
+    # squares of draws of any size are representable in units of a power of two, which costs no digits
+    unit = 2.0 ** np.floor(np.log2(np.where(size > 0, size, 1.0)))
+    x = draws.astype(float) / unit[:, None, None]
     series = x
     bias = np.zeros(len(x))
     if moment == "variance":
-        series = (x - centre[:, None, None]) ** 2 + (0.0 if inner is None else inner)
+        series = (x - x.mean(axis=(1, 2), keepdims=True)) ** 2
+        if inner is not None:
+            series = series + inner / unit[:, None, None] / unit[:, None, None]
         # E[(x - sampled mean)^2] falls short of the variance by the variance of the sampled mean
         bias = np.where(fixed, 0.0, estimate(x, fixed)[0] ** 2)
-    columns = estimate(series, fixed)
-    return [series.mean(axis=(1, 2)) + bias, *(np.where(fixed, np.nan, c) for c in columns), fixed]
+    mcse, *diagnostics = estimate(series, fixed)
+    power = 2 if moment == "variance" else 1
+    with np.errstate(over="ignore"):
+        value, mcse = ((v * unit) * unit ** (power - 1) for v in (series.mean(axis=(1, 2)) + bias, mcse))
+    return [value, *(np.where(fixed, np.nan, c) for c in (mcse, *diagnostics)), fixed, immobile]
 
 
 def _constant(draws: np.ndarray) -> np.ndarray:
     """Entries that vary by no more than rounding; nothing is known to be constant from a few draws."""
-    if draws.shape[1] * draws.shape[2] < _FEWEST:
+    if draws.shape[2] < _FEWEST:
         return np.zeros(len(draws), bool)
     spread = draws.max(axis=(1, 2)) - draws.min(axis=(1, 2))
     return spread <= 64 * np.finfo(draws.dtype).eps * np.abs(draws).max(axis=(1, 2))
@@ -210,9 +239,10 @@ def _markov(series: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, ...]:
         split = _halves(varying)
         scores = _normal_scores(split)
         folded = _normal_scores(np.abs(split - np.median(split, axis=(1, 2), keepdims=True)))
-        ess_bulk[~fixed] = array_stats.ess(scores, method="identity")
-        ess[~fixed] = array_stats.ess(split, method="identity")
-        between, tails = (array_stats.rhat(x, method="identity") for x in (scores, folded))
+        with np.errstate(divide="ignore", invalid="ignore"):  # chains of which none moves
+            ess_bulk[~fixed] = array_stats.ess(scores, method="identity")
+            ess[~fixed] = array_stats.ess(split, method="identity")
+            between, tails = (array_stats.rhat(x, method="identity") for x in (scores, folded))
         rhat[~fixed] = np.maximum(between, tails)
     # Antithetic chains can have ESS above the number of draws, but its estimate is then too uncertain to rely on.
     ess = np.minimum(np.minimum(ess, ess_bulk), chains * draws)

@@ -32,8 +32,8 @@ def p_values(
 
     Source: Hall, On the removal of skewness by transformation, J. R. Stat. Soc. B 54 (1992), 221.
     """
-    z = difference / np.sqrt(mcse**2 + error**2)
-    total = np.sqrt((widening * mcse) ** 2 + error**2)
+    z = difference / np.hypot(mcse, error)
+    total = np.hypot(widening * mcse, error)
     share = widening * mcse / total
     t = _unskew(difference / total, skewness * share**3)
     dof = degrees_of_freedom / share**4  # Welch-Satterthwaite, the error of the prediction taken as known
