@@ -123,7 +123,7 @@ def sample(
 
 
 def choose_face(net, task) -> str:
-    """The face that mixes best at equal cost: see `benchmarks/` for the measurements behind the choice."""
+    """`collapsed` where there is one: it lost in no cell of `benchmarks/sampling.csv`."""
     return "collapsed" if "collapsed" in net.faces else net.faces[0]
 
 
@@ -139,9 +139,9 @@ def default_kernel(face: str | None) -> KernelFactory:
     On the collapsed face the posterior is close to its standard normal prior: there is no mass matrix to learn, and a
     trajectory of about one unit decorrelates, where NUTS would go on to its U-turn at pi. On digits (60 points, noise
     variance 0.1, widths 128 and 512) trees of depth 3, 7 steps, gave 2 to 4 times the effective samples per second of
-    depths 4 and 5. Where stiff data make the step small (below 0.15), depth 4 is better, and
-    `functools.partial(numpyro.infer.HMC, trajectory_length=1.2, adapt_mass_matrix=False)` better still, 1.4 to 2.3
-    times at width 128.
+    depths 4 and 5. On a cubic teacher that made the step small (0.1), depth 4 was better, and
+    `functools.partial(numpyro.infer.HMC, trajectory_length=1.2, adapt_mass_matrix=False)` better still: 1.4 to 2.3
+    times the default on three tasks at width 128, one seed each.
     """
     if face == "collapsed":
         return partial(NUTS, adapt_mass_matrix=False, max_tree_depth=3, init_strategy=init_to_sample)

@@ -117,17 +117,22 @@ class Mlp(eqx.Module):
     def limit_kernels(self, X1, X2=None) -> list[Float[Array, "points1 points2"]]:
         """Infinite-width kernels [kernel_0, ..., kernel_L] between points: kernel_l is the covariance of layer l + 1's
         pre-activations, kernel_L that of the outputs, 1/chi included and noise not."""
-        readout, bias = self._output_variances()
         X1, X2 = _inputs("X1", X1), None if X2 is None else _inputs("X2", X2)
         if X2 is not None and X1.shape[-1] != X2.shape[-1]:
             raise ValueError(f"X1 has {X1.shape[-1]} inputs and X2 has {X2.shape[-1]}: they must be the same.")
-        return kernels.nngp(
-            X1,
-            X2,
-            activations=self.activations,
-            weight_variance=(*self.weight_variance, readout),
-            bias_variance=(*self.bias_variance[:-1], bias),
-        )
+        return kernels.nngp(X1, X2, **self._recursion())
+
+    def limit_variance(self, X) -> Float[Array, " points"]:
+        """The diagonal of `limit(X)`, in O(points) memory."""
+        return kernels.nngp_diagonal(_inputs("X", X), **self._recursion())[-1]
+
+    def _recursion(self):
+        readout, bias = self._output_variances()
+        return {
+            "activations": self.activations,
+            "weight_variance": (*self.weight_variance, readout),
+            "bias_variance": (*self.bias_variance[:-1], bias),
+        }
 
     def limit(self, X1, X2=None) -> Float[Array, "points1 points2"]:
         """Covariance of the outputs at infinite width, without noise: `limit(X)` or `limit(X1, X2)`."""

@@ -87,20 +87,19 @@ def feature_dtype(net, task, precision: str = "auto"):
 
     "auto" takes float32 features where that is accurate: smooth activations, and a prior variance of at most a thousand
     times the effective noise (noise standard deviation of about 0.03 for outputs of order one).
+
+    Raises:
+        ValueError: an unknown precision, or noise so small that the covariance of the data cannot be inverted.
     """
     default = jnp.result_type(float)
     if precision not in ("auto", "mixed", "full"):
         raise ValueError(f"precision is {precision!r}: give 'auto', 'mixed' or 'full'.")
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((net, task)))
-    if not traced:
-        _check_conditioning(net, task, default)
-    if default == jnp.float32:
-        return default
-    if precision == "mixed":
-        return jnp.dtype(jnp.float32)
-    if precision == "full" or traced or not all(a.smooth for a in net.activations):
-        return default
-    return jnp.dtype(jnp.float32) if _signal_to_noise(net, task) <= _MIXED_CONDITION else default
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((net, task))):
+        return jnp.dtype(jnp.float32) if precision == "mixed" else default
+    ratio = _signal_to_noise(net, task)
+    _check_conditioning(ratio, task.points, default)
+    accurate = ratio <= _MIXED_CONDITION and all(a.smooth for a in net.activations)
+    return jnp.dtype(jnp.float32) if precision == "mixed" or (precision == "auto" and accurate) else default
 
 
 def _signal_to_noise(net, task) -> float:
@@ -108,21 +107,19 @@ def _signal_to_noise(net, task) -> float:
     with jax.ensure_compile_time_eval():
         noise = jnp.asarray(net.effective_noise(task))
         smallest = jnp.min(jnp.linalg.eigvalsh(noise) if noise.ndim == 2 else noise)
-        return float(jnp.max(jnp.diagonal(net.limit(task.X))) / smallest)
+        return float(jnp.max(net.limit_variance(task.X)) / smallest)
 
 
-def _check_conditioning(net, task, default) -> None:
-    ratio = _signal_to_noise(net, task)
-    if not ratio * task.points <= _FLOAT64_CONDITION:
-        raise ValueError(
-            f"noise_variance is too small to invert the covariance of the data even in float64: the prior variance is "
-            f"{ratio:.1g} times the noise, at {task.points} points. Use a larger noise_variance or face='weights'."
-        )
-    if default == jnp.float32 and ratio * task.points > _FLOAT32_CONDITION:
-        raise ValueError(
-            f"noise_variance is too small for float32: the prior variance is {ratio:.1g} times the noise, at "
-            f"{task.points} points. Use float64 (--precision 64, or jax_enable_x64) or face='weights'."
-        )
+def _check_conditioning(ratio: float, points: int, default) -> None:
+    for dtype, largest, remedy in (
+        (jnp.float64, _FLOAT64_CONDITION, "a larger noise_variance or face='weights'"),
+        (jnp.float32, _FLOAT32_CONDITION, "float64 (--precision 64, or jax_enable_x64) or face='weights'"),
+    ):
+        if default in (dtype, jnp.float32) and not ratio * points <= largest:
+            raise ValueError(
+                f"noise_variance is too small to invert the covariance of the data in {jnp.dtype(dtype).name}: the "
+                f"prior variance is {ratio:.1g} times the noise, at {points} points. Use {remedy}."
+            )
 
 
 # --- the faces --------------------------------------------------------------------------------------------------------
