@@ -1,0 +1,85 @@
+"""The Gaussian that a dimension-robust sampler rotates or contracts exactly.
+
+Such samplers split U(z) = ½|u|² + Φ(z), u = (z − loc)/scale. Any loc and scale > 0 leave the target exact; the sampler
+is robust where they are those of the prior, for then Φ is what the data say.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.core import Tracer
+from numpyro.handlers import seed, trace
+from numpyro.infer.inspect import get_dependencies
+
+from fieldprob.infer.base import per_site
+
+
+class Reference(NamedTuple):
+    """Location and scale of a product of normals, pytrees shaped as z."""
+
+    loc: Any
+    scale: Any
+
+    def whiten(self, z):
+        """u = (z − loc)/scale."""
+        return jax.tree.map(lambda x, m, s: (x - m) / s, z, *self)
+
+    def unwhiten(self, u):
+        """z = loc + scale u."""
+        return jax.tree.map(lambda x, m, s: m + s * x, u, *self)
+
+
+def make_reference(reference, z, model=None, model_args=(), model_kwargs=None) -> Reference:
+    """The reference that was asked for, or the model's own normal priors.
+
+    Args:
+        reference: (loc, scale), each a number or {site: number or array}; or None: sites with a normal prior that
+            depends on no other latent site take that one, all others (and bare potentials) the standard normal in
+            unconstrained space.
+        z: a position, for its structure.
+
+    Raises:
+        ValueError: not a pair, a shape that does not fit, or a scale that is not positive.
+
+    >>> import numpyro, jax.numpy as jnp
+    >>> def model():
+    ...     x = numpyro.sample("x", dist.Normal(1.0, 3.0))
+    ...     numpyro.sample("y", dist.Normal(x, 1.0))
+    >>> zero = jnp.zeros(())
+    >>> loc, scale = make_reference(None, {"x": zero, "y": zero}, model)
+    >>> [float(v) for v in (loc["x"], scale["x"], loc["y"], scale["y"])]
+    [1.0, 3.0, 0.0, 1.0]
+    """
+    loc, scale = (0.0, 1.0) if reference is None else _pair(reference)
+    loc, scale = per_site("reference (loc)", loc, z), per_site("reference (scale)", scale, z)
+    if reference is None and model is not None and isinstance(z, dict):
+        normals = _normal_priors(model, model_args, model_kwargs, z)
+        loc, scale = ({k: normals[k][n] if k in normals else v[k] for k in z} for n, v in enumerate((loc, scale)))
+    if not all(isinstance(s, Tracer) or bool(jnp.all(s > 0)) for s in jax.tree.leaves(scale)):
+        raise ValueError("reference: the scale must be positive.")
+    return Reference(loc, scale)
+
+
+def _pair(reference):
+    if not (isinstance(reference, tuple) and len(reference) == 2):
+        raise ValueError(f"reference is {reference!r}: give a pair (loc, scale).")
+    return reference
+
+
+def _normal_priors(model, model_args, model_kwargs, z):
+    """{site: (loc, scale)} of the independent normal priors."""
+    kwargs = model_kwargs or {}
+    depends: Any = get_dependencies(model, model_args, kwargs)["prior_dependencies"]
+    with seed(rng_seed=0):
+        sites: Any = trace(model).get_trace(*model_args, **kwargs)
+    found: dict[str, tuple] = {}
+    for name, x in z.items():
+        base: Any = sites[name]["fn"]
+        while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
+            base = base.base_dist
+        if type(base) is dist.Normal and set(depends.get(name, ())) <= {name}:
+            values = (jnp.asarray(getattr(base, parameter), x.dtype) for parameter in ("loc", "scale"))
+            found[name] = tuple(jnp.broadcast_to(v, x.shape) for v in values)
+    return found
