@@ -11,7 +11,7 @@ import xarray as xr
 
 from fieldprob import statistics
 from fieldprob.compare.comparison import Comparison
-from fieldprob.compare.sampled import Sampled, check_draws, measure, sample_dims
+from fieldprob.compare.sampled import STREAM_DIMS, Sampled, check_draws, measure, sample_dims
 from fieldprob.compare.verdict import AGREES, DIFFERS, NOT_CONVERGED, holm, p_values, rhat_limit, worst
 
 _COMPARED = ("mean", "variance")
@@ -42,7 +42,8 @@ def compare(
 
     Args:
         samples: DataTree with a group `posterior`, or a Dataset, of variables with dimensions chain and draw; or, for
-            samples that are independent by construction, `dataset` or `particle`.
+            samples that are independent by construction, `dataset` or `particle`. Statistics in a group `stream`, means
+            over blocks of draws, are compared too; their ESS and R-hat are those of the block means.
         predictions: one `Prediction`, or several with different names, or datasets that `Prediction.to_dataset` wrote.
         false_alarm: family-wise false-alarm rate of each theory's verdict.
         minimum_ess: effective sample size below which a number is not converged.
@@ -64,7 +65,7 @@ def compare(
     _check_level("false_alarm", false_alarm, 1e-300, 1, "a probability between 0 and 1, such as 0.01")
     _check_level("minimum_ess", minimum_ess, 0, np.inf, "a number of effective draws, such as 400")
     _check_level("maximum_rhat", maximum_rhat, 1, np.inf, "a number of at least 1, such as 1.01")
-    posterior = _posterior(samples)
+    posterior, squares = _posterior(samples)
     theories = _theories(predictions)
     _check_common(posterior, theories)
 
@@ -77,7 +78,7 @@ def compare(
             if moment not in _COMPARED or name not in posterior or posterior[name].size == 0:
                 continue
             if (name, moment) not in sampled:
-                sampled[name, moment] = _measure(posterior, name, moment, theories)
+                sampled[name, moment] = _measure(posterior, squares, name, moment, theories)
             error = theory.get(f"{name}_error" if moment == "mean" else f"{name}_variance_error")
             variance = theory.get(f"{name}_variance")
             parts.append(_differences(sampled[name, moment], variable, error, variance, theory.attrs["theory"]))
@@ -102,13 +103,18 @@ def _check_level(argument: str, value: Any, least: float, below: float, remedy: 
         raise ValueError(f"{argument}={value!r}: give {remedy}")
 
 
-def _posterior(samples: Any) -> xr.Dataset:
+def _posterior(samples: Any) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray]]:
+    """Draws or block means of every statistic, and of those streamed as block means also the means of their squares."""
     group = samples if isinstance(samples, xr.Dataset) else getattr(samples, "posterior", samples)
     if isinstance(group, xr.DataTree):
         group = group.to_dataset()
     if not isinstance(group, xr.Dataset):
         raise TypeError(f"samples is a {type(samples).__name__}: give a DataTree with a posterior group, or a Dataset")
-    return group
+    branch = samples.children.get("stream") if isinstance(samples, xr.DataTree) else None
+    stream = xr.Dataset() if branch is None else branch.to_dataset()
+    squares = {str(name): stream[f"{name}_square"] for name in stream if f"{name}_square" in stream}
+    means = {name: stream[name] for name in squares}
+    return means | {str(name): variable for name, variable in group.data_vars.items()}, squares
 
 
 def _theories(predictions: Any) -> list[xr.Dataset]:
@@ -150,8 +156,8 @@ def _in_order(theory: xr.Dataset) -> list[xr.DataArray]:
     return sorted(variables, key=lambda v: names.index(v.attrs["statistic"]))
 
 
-def _check_common(posterior: xr.Dataset, theories: list[xr.Dataset]) -> None:
-    sampled = {str(name) for name, variable in posterior.data_vars.items() if variable.size}
+def _check_common(posterior: dict[str, xr.DataArray], theories: list[xr.Dataset]) -> None:
+    sampled = {name for name, variable in posterior.items() if variable.size}
     some = False
     for theory in theories:
         predicted = {v.attrs["statistic"] for v in theory.data_vars.values() if v.attrs["moment"] in _COMPARED}
@@ -165,16 +171,29 @@ def _check_common(posterior: xr.Dataset, theories: list[xr.Dataset]) -> None:
         raise ValueError(f"predictions hold no mean and no variance to compare: sampled are {sorted(sampled)}")
 
 
-def _measure(posterior: xr.Dataset, name: str, moment: str, theories: list[xr.Dataset]) -> Sampled:
+def _measure(
+    posterior: dict[str, xr.DataArray],
+    squares: dict[str, xr.DataArray],
+    name: str,
+    moment: str,
+    theories: list[xr.Dataset],
+) -> Sampled:
     variable = posterior[name]
     conditional = posterior.get(f"{name}_conditional_variance")
+    square = squares.get(name) if sample_dims(variable) == STREAM_DIMS else None
     check_draws(variable)
     if conditional is not None:
         check_draws(conditional)
+        if sample_dims(conditional) != sample_dims(variable):
+            raise ValueError(
+                f"{name!r} and {name + '_conditional_variance'!r} must both be draws, or both be streamed: "
+                "stream both or none of them"
+            )
     predicted = [v for t in theories for v in t.data_vars.values() if v.attrs["statistic"] == name]
     predicted = [v for v in predicted if v.attrs["moment"] in _COMPARED]
     first_draw = variable.isel(dict.fromkeys(sample_dims(variable), 0))
-    return measure(variable, moment, conditional, symmetric=all(map(_is_symmetric, [first_draw, *predicted])))
+    symmetric = all(map(_is_symmetric, [first_draw, *predicted]))
+    return measure(variable, moment, conditional, symmetric, square)
 
 
 def _is_symmetric(variable: xr.DataArray) -> bool:

@@ -16,6 +16,7 @@ import xarray as xr
 from scipy import special
 
 CHAIN_DIMS = ("chain", "draw")
+STREAM_DIMS = ("chain", "block")  # means over blocks of draws
 INDEPENDENT_DIMS = ("dataset", "particle")
 _BATCHES = 50
 _FEWEST = 8  # draws (of each chain) below which no error is estimated
@@ -90,8 +91,9 @@ def sample_dims(variable: xr.DataArray) -> tuple[str, ...]:
         ValueError: it has neither chain and draw, nor one of dataset and particle.
     """
     dims = tuple(map(str, variable.dims))
-    if set(CHAIN_DIMS) <= set(dims):
-        return CHAIN_DIMS
+    for pair in (CHAIN_DIMS, STREAM_DIMS):
+        if set(pair) <= set(dims):
+            return pair
     for dim in INDEPENDENT_DIMS:
         if dim in dims:
             return (dim,)
@@ -115,14 +117,22 @@ def check_draws(variable: xr.DataArray) -> None:
         )
 
 
-def measure(variable: xr.DataArray, moment: str, conditional: xr.DataArray | None, symmetric: bool) -> Sampled:
+def measure(
+    variable: xr.DataArray,
+    moment: str,
+    conditional: xr.DataArray | None,
+    symmetric: bool,
+    square: xr.DataArray | None = None,
+) -> Sampled:
     """Estimate the `mean` or the `variance` of a statistic, entry by entry.
 
     Args:
-        variable: draws of the statistic, or of its mean conditional on the hidden weights.
+        variable: draws of the statistic, or of its mean conditional on the hidden weights; or their means over blocks
+            of draws, whose errors are found as those of draws are.
         moment: "mean" or "variance".
         conditional: draws of the variance conditional on the hidden weights, broadcast against `variable`.
         symmetric: the statistic is a symmetric matrix: take each entry once.
+        square: where `variable` is block means, those of its square.
     """
     dims = sample_dims(variable)
     rest = [d for d in variable.dims if d not in dims]
@@ -143,10 +153,12 @@ def measure(variable: xr.DataArray, moment: str, conditional: xr.DataArray | Non
         if conditional.dtype.kind != "f":
             conditional = conditional.astype(float)
         inner = conditional.broadcast_like(variable).transpose(*variable.dims).values.reshape(shape)
+    squares = None if square is None else square.transpose(*rest, *dims).values.astype(float).reshape(shape)
     chunks = np.array_split(keep, max(1, -(-keep.size // _CHUNK)))
     estimate = _independent if len(dims) == 1 else _markov
     tolerance = 1e-6 if variable.dtype.itemsize >= 8 else 1e-4
-    columns = [_moment(draws[c], None if inner is None else inner[c], moment, estimate, tolerance) for c in chunks]
+    parts = [[None if x is None else x[c] for x in (draws, inner, squares)] for c in chunks]
+    columns = [_moment(x, inside, square, moment, estimate, tolerance) for x, inside, square in parts]
     value, mcse, ess, ess_bulk, rhat, skewness, widening, dof, deterministic, immobile = (
         np.concatenate(column) for column in zip(*columns, strict=True)
     )
@@ -170,9 +182,7 @@ def measure(variable: xr.DataArray, moment: str, conditional: xr.DataArray | Non
     )
 
 
-def _moment(
-    draws: np.ndarray, inner: np.ndarray | None, moment: str, estimate: Any, tolerance: float
-) -> list[np.ndarray]:
+def _moment(draws: Any, inner: Any, squares: Any, moment: str, estimate: Any, tolerance: float) -> list[np.ndarray]:
     """Columns of `Sampled` for one chunk of entries, draws (entries, chains, draws)."""
     fixed = _constant(draws)
     size = np.abs(draws).max(axis=(1, 2)).astype(float)
@@ -188,7 +198,10 @@ def _moment(
     series = x
     bias = np.zeros(len(x))
     if moment == "variance":
-        series = (x - x.mean(axis=(1, 2), keepdims=True)) ** 2
+        mean = x.mean(axis=(1, 2), keepdims=True)
+        series = (x - mean) ** 2
+        if squares is not None:  # the mean over a block of (x - mean)^2
+            series = squares / unit[:, None, None] / unit[:, None, None] - 2 * mean * x + mean**2
         if inner is not None:
             series = series + inner / unit[:, None, None] / unit[:, None, None]
         # E[(x - sampled mean)^2] falls short of the variance by the variance of the sampled mean
