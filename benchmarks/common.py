@@ -1,4 +1,4 @@
-"""What both benchmarks share: one core and one thread for every contestant, timers, and chains that can be advanced a
+"""What the benchmarks share: one core and one thread for every contestant, timers, and chains that can be advanced a
 block at a time. Import this before anything that imports JAX."""
 
 import os
@@ -8,12 +8,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import copy
 import csv
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from numpyro.infer import HMC
 
 HERE = Path(__file__).resolve().parent
 
@@ -59,72 +61,90 @@ def _cpu(loop, n: int) -> float:
 
 
 class Chains:
-    """Chains of one NumPyro kernel, advanced a block at a time; keeps the deterministic sites named in `record`.
+    """Chains of one kernel, advanced a block at a time; only the deterministic sites named in `record` are computed.
 
-    `like` is the state of chains of the same model in another precision, continued instead of starting afresh.
-    Every deterministic site of the model is computed at every draw, as `MCMC.run` does. The clock is the CPU time of
-    this process, which on a shared core counts only what we use of it.
+    Args:
+        sampler: a NumPyro kernel on a model.
+        arguments: of the model.
+        warmup: transitions before the first block, in which the kernel adapts; not counted.
+        batched: advance all chains together, or one after the other: then none waits for another's longer trajectory.
+        start: unconstrained positions (chains along the first axis), or where the kernel starts by itself.
+        edit: a function of the first state (of all chains), for settings that are part of it.
+
+    The clock is the CPU time of this process, which on a shared core counts only what we use of it; compilation and
+    warm-up are not counted.
     """
 
     def __init__(
-        self, sampler, arguments, *, chains, warmup, block, seed, record, vectorized=True, x64=True, like=None
+        self,
+        sampler,
+        arguments,
+        *,
+        chains,
+        warmup,
+        seed,
+        record,
+        batched=True,
+        x64=True,
+        start=None,
+        edit=None,
+        block=20,
     ):
-        self.x64, self.record, self.block = x64, record, block
-        self.seconds = self.wall = self.gradients = 0.0
-        self.draws, self.steps = [], []
+        self.x64, self.block = x64, block
+        self.seconds = 0.0
+        self.draws, self.stats = [], []
         with jax.enable_x64(x64):
-            states = [
-                sampler.init(k, warmup, None, arguments, {}) for k in jax.random.split(jax.random.key(seed), chains)
-            ]
-            self.state = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)
-            if like is not None:
-                self.state = jax.tree.map(_cast, like, self.state)
+            keys = jax.random.split(jax.random.key(seed), chains)
+            state = _init(sampler, keys, -(-warmup // block) * block, start, arguments)
+            self.state = state if edit is None else edit(state)
             post = sampler.postprocess_fn(arguments, {})
 
             def advance(state):
                 def step(state, _):
                     state = sampler.sample(state, arguments, {})
                     sites = post(state.z)
-                    kept = {k: v for k, v in sites.items() if k not in state.z}
-                    return state, (kept, state.num_steps, state.adapt_state.step_size)
+                    stats = {"num_steps": state.num_steps, "step_size": state.adapt_state.step_size}
+                    stats["accept_prob"] = state.accept_prob
+                    return state, ({k: sites[k] for k in record if k in sites}, stats)
 
                 return jax.lax.scan(step, state, None, length=block)
 
-            batched = jax.vmap(advance) if vectorized else (lambda s: jax.lax.map(advance, s))
-            self.advance = jax.jit(batched).lower(self.state).compile()
+            run = jax.vmap(advance) if batched else (lambda s: jax.lax.map(advance, s))
+            self.advance = jax.jit(run).lower(self.state).compile()
             for _ in range(-(-warmup // block)):
                 self.state, _ = jax.block_until_ready(self.advance(self.state))
 
-    def step(self) -> None:
-        """One block of draws."""
-        with jax.enable_x64(self.x64):
-            cpu, wall = time.process_time(), time.perf_counter()
-            self.state, (sites, steps, size) = jax.block_until_ready(self.advance(self.state))
-            self.seconds += time.process_time() - cpu
-            self.wall += time.perf_counter() - wall
-        self.draws.append({k: np.asarray(sites[k], float) for k in self.record if k in sites})
-        self.steps.append(np.asarray(steps))
-        self.step_size = float(np.median(size))
+    def step(self, seconds: float = 0.0) -> None:
+        """Blocks of draws, at least one, until this much CPU time is spent."""
+        spent = 0.0
+        while not spent or spent < seconds:
+            with jax.enable_x64(self.x64):
+                cpu = time.process_time()
+                self.state, (sites, stats) = jax.block_until_ready(self.advance(self.state))
+                spent += time.process_time() - cpu
+            self.draws.append({k: np.asarray(v, float) for k, v in sites.items()})
+            self.stats.append({k: np.asarray(v, float) for k, v in stats.items()})
+        self.seconds += spent
 
     def count(self) -> int:
+        """Draws of one chain."""
         return self.block * len(self.draws)
 
     def sites(self) -> dict[str, np.ndarray]:
         """Recorded sites, each (chain, draw, ...)."""
         return {k: np.concatenate([d[k] for d in self.draws], axis=1) for k in self.draws[0]}
 
-    def seconds_per_step(self) -> float:
-        """CPU seconds per leapfrog step of one chain, whatever else a draw costs included."""
-        return self.seconds / float(np.sum(np.concatenate(self.steps, axis=1)))
-
-    def mean_steps(self) -> float:
-        return float(np.mean(np.concatenate(self.steps, axis=1)))
+    def stat(self, name: str) -> np.ndarray:
+        """num_steps, step_size or accept_prob, (chain, draw)."""
+        return np.concatenate([s[name] for s in self.stats], axis=1)
 
 
-def _cast(value, like):
-    if jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return value
-    return jax.numpy.asarray(np.asarray(value), like.dtype)
+def _init(sampler, keys, warmup, start, arguments):
+    if isinstance(sampler, HMC):  # a batch of keys makes its `sample` a batched one: only that of a copy
+        state = copy.copy(sampler).init(keys, warmup, start, arguments, {})
+        sampler.init(keys[0], warmup, None, arguments, {})
+        return state
+    return sampler.init(keys, warmup, start, arguments, {})
 
 
 def append(path: Path, row: dict) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 __all__ = ["Parameter", "StudyFile", "find", "models_directory", "names", "read"]
 
 # Names that the command line keeps for itself; a study parameter may not take one.
-RESERVED = ("preset", "out", "device", "precision", "overwrite", "debug", "help", "seeds")
+RESERVED = (
+    "preset", "out", "device", "precision", "overwrite", "resume", "scheduler", "workers", "debug", "help", "seeds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

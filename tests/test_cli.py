@@ -61,7 +61,7 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     calls = []
 
-    def sample(prior, task, *, seed, progress, stop=False):
+    def sample(prior, task, *, seed, progress, stop=False, directory=None, resume=False):
         calls.append((prior.width, seed))
         rng = np.random.default_rng(seed)
         loss = rng.normal(1.0 + prior.shift + 1 / prior.width, 0.1, (4, 500))

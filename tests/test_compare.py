@@ -86,12 +86,15 @@ def test_the_verdict_on_an_exact_theory_errs_no_more_often_than_it_says(correlat
 @pytest.mark.parametrize("numbers", [1, 30, 1000])
 def test_the_false_alarm_rate_holds_for_one_and_for_a_thousand_numbers(numbers, correlation):
     repetitions = {1: 2000, 30: 300, 1000: 10}[numbers]
-    draws = 1000 if correlation < 0.9 else 3000
+    # The smallest ESS of 1000 numbers must pass the gate of 400. With correlation 0.9 its mean is 632 at 4 x 3000 draws
+    # but the smallest of 1000 estimates about 300; at 4 x 6000 it is about 850.
+    draws = 1000 if correlation < 0.9 else 6000 if numbers == 1000 else 3000
     exact = theory(mean={"x": np.zeros(numbers)}, variance={"x": np.ones(numbers)})
     verdicts = []
     for seed in range(repetitions):
         x = entries(4, draws, numbers, seed=2 * seed, correlation=correlation)
         verdicts.append(compare(dataset(x=(("entry",), x)), exact, false_alarm=0.05).verdicts["t"])
+    assert numbers < 1000 or "not converged" not in verdicts  # there are verdicts to count
     assert verdicts.count("differs") <= binomial_limit(repetitions, 0.05)
     assert verdicts.count("agrees") > 0.7 * repetitions
 

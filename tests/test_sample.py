@@ -11,7 +11,6 @@ import pytest
 from numpyro.infer import HMC, NUTS
 
 import fieldprob as fp
-from fieldprob.infer import driver
 
 TASK = fp.tasks.linear_teacher(6, 3, test=2, noise_variance=0.1, seed=0)
 NET = fp.Mlp(4, 1, "erf")
@@ -67,28 +66,26 @@ def test_any_numpyro_model_samples_and_names_its_dimensions():
 
 def test_interruption_keeps_the_blocks_that_are_done(monkeypatch):
     """A KeyboardInterrupt during the fifth block of draws leaves the four before it; before the first it propagates."""
-    calls = iter(range(100))
     original = jax.block_until_ready
-    per_block, warmup_blocks = driver._block_sizes(40, 20)
-    stop_at = {"block": warmup_blocks + 4}
+    blocks_of_warmup, per_block = 20, 1
 
-    def interrupting(x):
-        if next(calls) == stop_at["block"]:
-            raise KeyboardInterrupt
-        return original(x)
+    def interrupt_in(block):
+        calls = iter(range(100))
 
-    monkeypatch.setattr(driver.jax, "block_until_ready", interrupting)
+        def interrupting(x):
+            if next(calls) == block:
+                raise KeyboardInterrupt
+            return original(x)
+
+        monkeypatch.setattr(jax, "block_until_ready", interrupting)
+
+    interrupt_in(blocks_of_warmup + 4)
     result = fp.sample(NET, TASK, **OPTIONS)
     assert result.attrs["interrupted"] == 1 and result.posterior.sizes["draw"] == 4 * per_block
-    calls, stop_at["block"] = iter(range(100)), warmup_blocks
+    assert result.attrs["stopped"] == "interrupted"
+    interrupt_in(blocks_of_warmup)
     with pytest.raises(KeyboardInterrupt):
         fp.sample(NET, TASK, **OPTIONS)
-
-
-def test_blocks_cover_draws_and_warmup():
-    for draws, warmup in ((1000, 300), (1, 0), (7, 5), (20_000, 500), (40, 1)):
-        block, warmup_blocks = driver._block_sizes(draws, warmup)
-        assert warmup <= block * warmup_blocks < warmup + block and 1 <= block <= -(-draws // 40)
 
 
 def test_float32_samples_too():

@@ -34,11 +34,16 @@ _OPTIONS = (
     Option("debug", "", "show the traceback of an error"),
     Option("help", "", "show this help"),
 )
+_SCHEDULER = Option(
+    "scheduler", "ADDRESS|local", "share the work among Dask workers: those of a scheduler, or processes started here"
+)
+_WORKERS = Option("workers", "N", "number of processes of --scheduler local (default: 2)")
+_RESUME = Option("resume", "", "continue a run that was killed or interrupted; its draws are those of an unbroken run")
 _SEEDS = Option("seeds", "N", "repeat every point with N seeds: seed, seed + 1, ... (default: 1)")
 
 OPTIONS = {
-    "run": _OPTIONS,
-    "sweep": (_SEEDS, *_OPTIONS),
+    "run": (_RESUME, _SCHEDULER, _WORKERS, *_OPTIONS),
+    "sweep": (_SEEDS, _SCHEDULER, _WORKERS, *_OPTIONS),
     "report": _OPTIONS[-2:],
     "list": _OPTIONS[-2:],
     "info": (_OPTIONS[2], *_OPTIONS[-2:]),
@@ -62,7 +67,11 @@ USAGE = {
 }
 
 EXAMPLES = {
-    "run": ("fieldprob run bnn --preset small", "fieldprob run path/to/mine.py --width 300 --seed 1"),
+    "run": (
+        "fieldprob run bnn --preset small",
+        "fieldprob run path/to/mine.py --width 300 --seed 1",
+        "fieldprob run path/to/mine.py --width 300 --seed 1 --resume",
+    ),
     "sweep": ("fieldprob sweep bnn --width 10,30,100,300 --seeds 4",),
 }
 

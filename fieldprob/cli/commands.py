@@ -1,5 +1,6 @@
 """`run`, `sweep` and `report`, once JAX may be imported: what they compute, write and print."""
 
+import dataclasses
 import datetime
 import enum
 import hashlib
@@ -9,11 +10,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import xarray as xr
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -23,12 +26,14 @@ from fieldprob.cli import environment
 from fieldprob.cli.arguments import Request, UsageError
 from fieldprob.cli.convert import resolve
 from fieldprob.compare import compare
+from fieldprob.infer.cluster import LOCAL, connect
 from fieldprob.study import RESULT, Result, Study, atomic, load, read_settings
 from fieldprob.studyfile import StudyFile
 
 FIGURE = "figure.png"
 REPORT = "report.html"
 SETTINGS = "settings.json"
+BLOCKS = "blocks"  # of a run that is not finished, with the settings it was started with
 
 
 def run(request: Request, file: StudyFile) -> int:
@@ -42,18 +47,26 @@ def run(request: Request, file: StudyFile) -> int:
     if (directory / "sweep.json").exists():
         raise UsageError(f"{directory} holds a sweep, which a run would overwrite; choose another directory with --out")
     prepare(directory, settings, overwrite="overwrite" in request.options)
+    if _is_done(directory, settings, request):
+        say(f"{directory} is finished already; without --resume it is run again")
+        show(load(directory), directory)
+        return 0
     say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in parameters.items())}")
     say(f"on {environment.device()}, {settings['precision']} bit, into {directory}")
     try:
-        result = execute(study, directory, settings, file)
+        with _workers(request) as sampling:
+            result = execute(study, directory, settings, file, sampling)
     except KeyboardInterrupt as stop:
         message = "interrupted before the first block of draws was finished; nothing is saved"
+        if unfinished(directory) is not None:
+            message = "interrupted during warm-up; the same command with --resume continues it"
         raise KeyboardInterrupt(str(stop) or message) from None
     show(result, directory)
     if result.interrupted:
         draws = result.samples["posterior"].sizes["draw"]
         raise KeyboardInterrupt(
-            f"interrupted; {draws} draws per chain were finished and are in {directory}; running again starts over"
+            f"interrupted; {draws} draws per chain were finished and are in {directory}; "
+            "the same command with --resume makes the others"
         )
     return 0
 
@@ -99,6 +112,7 @@ def describe(request: Request, file: StudyFile, parameters: Mapping[str, Any]) -
         "preset": request.options.get("preset"),
         "parameters": plain,
         "precision": precision,
+        "workers": "scheduler" in request.options,
         "device": environment.device(),
         "command": shlex.join(["fieldprob", request.command, *request.words]),
         "explicit_command": " ".join(["fieldprob", "run", shlex.quote(target), *flags, "--precision", str(precision)]),
@@ -147,6 +161,45 @@ def finished(directory: Path) -> dict[str, Any] | None:
     return None if stored["interrupted"] else stored
 
 
+def unfinished(directory: Path) -> dict[str, Any] | None:
+    """The settings of the run in a directory that was stopped with some blocks done; None if there is none."""
+    try:
+        stored = json.loads((directory / BLOCKS / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored if any((directory / BLOCKS).rglob("block_*.nc")) else None
+
+
+def _is_done(directory: Path, settings: Mapping[str, Any], request: Request) -> bool:
+    """Whether --resume finds nothing left to do. Makes room for a run from the start where one is asked for.
+
+    Raises:
+        UsageError: there is an unfinished run, and neither --resume nor --overwrite; or --resume, and it is another.
+    """
+    stored, overwrite, resume = (unfinished(directory), "overwrite" in request.options, "resume" in request.options)
+    if overwrite and resume:
+        raise UsageError("--resume continues a run and --overwrite starts over; give one of them")
+    if stored is None:
+        found = finished(directory) if resume else None
+        return found is not None and found.get("configuration") == settings["configuration"]
+    if overwrite:
+        shutil.rmtree(directory / BLOCKS)
+    elif stored["configuration"] != settings["configuration"]:
+        raise UsageError(
+            f"{directory} holds an unfinished run of another configuration ({_difference(stored, settings)})\n"
+            "choose another directory with --out, or start over with --overwrite"
+        )
+    elif resume and stored.get("workers") != settings["workers"]:
+        how = "with --scheduler" if stored.get("workers") else "without --scheduler"
+        raise UsageError(f"the unfinished run in {directory} was started {how}; continue it so, or --overwrite it")
+    elif not resume:
+        raise UsageError(
+            f"{directory} holds an unfinished run of this configuration\n"
+            "continue it with --resume, or start over with --overwrite"
+        )
+    return False
+
+
 def build(function: Callable[..., Any], parameters: Mapping[str, Any], file: StudyFile) -> Study:
     """The study with these parameters.
 
@@ -159,23 +212,67 @@ def build(function: Callable[..., Any], parameters: Mapping[str, Any], file: Stu
     return study
 
 
-def execute(study: Study, directory: Path, settings: Mapping[str, Any], file: StudyFile) -> Result:
-    """Runs a study and writes its directory. The samples are safe on disk whatever fails after them."""
+def number_of_workers(request: Request) -> int | None:
+    """--workers.
+
+    Raises:
+        UsageError: not a positive integer, or without --scheduler local.
+    """
+    text = request.options.get("workers")
+    if text is None:
+        return None
+    if request.options.get("scheduler") != LOCAL:
+        raise UsageError("--workers is for --scheduler local; other schedulers have the workers that joined them")
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--workers {text}: give an integer of at least 1")
+    return int(text)
+
+
+@contextmanager
+def _workers(request: Request) -> Iterator[dict[str, Any]]:
+    """Arguments of `fieldprob.sample` that spread chains over the workers that were asked for."""
+    workers = number_of_workers(request)
+    if "scheduler" not in request.options:
+        yield {}
+        return
+    with connect(request.options["scheduler"], workers) as client:
+        yield {"scheduler": client}
+
+
+def execute(
+    study: Study,
+    directory: Path,
+    settings: Mapping[str, Any],
+    file: StudyFile,
+    sampling: Mapping[str, Any] | None = None,
+) -> Result:
+    """Runs a study and writes its directory. The samples are safe on disk whatever fails after them.
+
+    While it samples, blocks are kept in the directory. Those of an unfinished run of the same configuration are gone on
+    with, those of another are removed, and they all are once the result is written.
+
+    Args:
+        sampling: further arguments of `fieldprob.sample`.
+    """
     start = time.perf_counter()
     predictions = study.predict()
-    if predictions:
+    if predictions and (sampling or {}).get("progress", True):
         say(f"predicted: {', '.join(prediction.theory for prediction in predictions)}")
-    samples = study.sample(progress=True)
+    samples = _sample(study, directory / BLOCKS, settings, sampling or {})
     settings = {**settings, "seconds": round(time.perf_counter() - start, 1)}
     previous = finished(directory) if samples.attrs.get("interrupted") else None
     if previous is not None and previous["configuration"] == settings["configuration"]:
-        raise KeyboardInterrupt(f"interrupted; the finished result that was in {directory} is kept")
+        raise KeyboardInterrupt(
+            f"interrupted; the finished result that was in {directory} is kept, and --resume goes on with this run"
+        )
     result = Result(samples, predictions, None, settings)
     try:
         if predictions:
             result = Result(samples, predictions, compare(samples, predictions), settings)
     finally:
         result.save(directory)
+        if not result.interrupted:
+            shutil.rmtree(directory / BLOCKS, ignore_errors=True)
     with atomic(directory / SETTINGS) as path:
         path.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
     if file.path.resolve().parent != directory.resolve():
@@ -183,6 +280,25 @@ def execute(study: Study, directory: Path, settings: Mapping[str, Any], file: St
             shutil.copyfile(file.path, path)
     write_pages(result, directory)
     return result
+
+
+def _sample(study: Study, blocks: Path, settings: Mapping[str, Any], further: Mapping[str, Any]) -> xr.DataTree:
+    """Samples a study into blocks, and returns the draws in memory."""
+    stored = unfinished(blocks.parent)
+    if blocks.exists() and (stored is None or stored["configuration"] != settings["configuration"]):
+        shutil.rmtree(blocks)
+    blocks.mkdir(exist_ok=True)
+    try:
+        with atomic(blocks / SETTINGS) as path:
+            path.write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
+        sampling = {"directory": blocks, **study.sampling, **further, "resume": True}
+        samples = dataclasses.replace(study, sampling=sampling).sample(progress=True)
+        samples.load()
+        samples.close()
+    finally:
+        if unfinished(blocks.parent) is None:
+            shutil.rmtree(blocks, ignore_errors=True)
+    return samples
 
 
 def write_pages(result: Result, directory: Path) -> None:

@@ -17,14 +17,14 @@ import pandas as pd
 from rich.table import Table
 
 import fieldprob.report as pages
-from fieldprob.cli import commands
+from fieldprob.cli import commands, environment
 from fieldprob.cli.arguments import Request, UsageError
 from fieldprob.cli.commands import say
 from fieldprob.cli.convert import convert, parameter_types, resolve
 from fieldprob.compare.text import value_with_error
 from fieldprob.plots_sweep import ROUNDING, plot_sweep
-from fieldprob.study import atomic
-from fieldprob.studyfile import StudyFile
+from fieldprob.study import Result, atomic
+from fieldprob.studyfile import StudyFile, read
 from fieldprob.sweep import as_table, average_seeds, read_summary
 
 SWEEP = "sweep.json"
@@ -178,34 +178,86 @@ def _run_points(
     directory: Path,
 ) -> int:
     """Runs what is missing; returns how many points failed."""
-    failed = 0
+    missing = []
     for index, point in enumerate(points):
         parameters = {**base, **point}
         settings = commands.describe(request, file, parameters)
         settings["point"] = {name: settings["parameters"][name] for name in point}
         name = commands.label(point)
-        place = directory / name
         where = f"[{index + 1}/{len(points)}] {name}"
-        stored = commands.finished(place)
+        stored = commands.finished(directory / name)
         if stored is not None and stored.get("configuration") == settings["configuration"]:
             say(f"{where}: already there")
-            continue
+        else:
+            missing.append((where, parameters, directory / name, settings))
+    there = len(points) - len(missing)
+    if "scheduler" in request.options:
+        return _run_on_workers(request, file, missing, there)
+    failed = 0
+    for index, (where, parameters, place, settings) in enumerate(missing):
         say(where)
         try:
-            study = commands.build(function, parameters, file)
-            commands.prepare(place, settings, overwrite=True)
-            result = commands.execute(study, place, settings, file)
+            result = run_point(function, parameters, place, settings, file)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_stopped(request, index - failed, len(points))) from None
+            raise KeyboardInterrupt(_stopped(request, there + index - failed, len(points))) from None
         except _POINT_ERRORS as error:
-            if "debug" in request.options:
-                traceback.print_exc()
             failed += 1
-            say(f"{where} failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+            _complain(request, where, error)
             continue
         if result.interrupted:
-            raise KeyboardInterrupt(_stopped(request, index - failed, len(points)))
+            raise KeyboardInterrupt(_stopped(request, there + index - failed, len(points)))
     return failed
+
+
+def run_point(
+    function: Any,
+    parameters: Mapping[str, Any],
+    place: Path,
+    settings: Mapping[str, Any],
+    file: StudyFile,
+    progress: bool = True,
+) -> Result:
+    """Runs one point into its directory; a point that was killed is continued."""
+    study = commands.build(function, parameters, file)
+    commands.prepare(place, settings, overwrite=True)
+    return commands.execute(study, place, settings, file, {"progress": progress})
+
+
+def _run_on_workers(request: Request, file: StudyFile, missing: list[tuple[Any, ...]], there: int) -> int:
+    """The same on Dask workers, which share a disk with us; a worker that is lost is replaced by another."""
+    from fieldprob.infer.cluster import connect, spread
+
+    failed = done = 0
+    with connect(request.options["scheduler"], commands.number_of_workers(request)) as client:
+        tasks = [
+            (str(file.path.resolve()), parameters, str(place.resolve()), settings)
+            for _, parameters, place, settings in missing
+        ]
+        try:
+            for index, future in spread(_point_on_worker, tasks, client, progress=True, unit="point"):
+                try:
+                    future.result()
+                    done += 1
+                except _POINT_ERRORS as error:
+                    failed += 1
+                    _complain(request, missing[index][0], error)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_stopped(request, there + done, there + len(missing))) from None
+    return failed
+
+
+def _point_on_worker(path: str, parameters: dict[str, Any], place: str, settings: dict[str, Any]) -> None:
+    environment.configure(None, str(settings["precision"]))
+    file = read(Path(path))
+    if file.fingerprint != settings["code"]:
+        raise RuntimeError(f"{path} has changed since the sweep began; start it again")
+    run_point(file.load(), parameters, Path(place), settings, file, progress=False)
+
+
+def _complain(request: Request, where: str, error: Exception) -> None:
+    if "debug" in request.options:
+        traceback.print_exception(error)
+    say(f"{where} failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
 
 
 def _stopped(request: Request, done: int, total: int) -> str:

@@ -41,9 +41,9 @@ def compare(
     the theory predicts a variance for it.
 
     Args:
-        samples: DataTree with a group `posterior`, or a Dataset, of variables with dimensions chain and draw; or, for
-            samples that are independent by construction, `dataset` or `particle`. Statistics in a group `stream`, means
-            over blocks of draws, are compared too; their ESS and R-hat are those of the block means.
+        samples: DataTree with a group `posterior` or `trajectory`, or a Dataset, of variables with dimensions chain and
+            draw; or, for samples that are independent by construction, `dataset` or `particle`. Statistics in a group
+            `stream`, means over blocks of draws, are compared too; their ESS and R-hat are those of the block means.
         predictions: one `Prediction`, or several with different names, or datasets that `Prediction.to_dataset` wrote.
         false_alarm: family-wise false-alarm rate of each theory's verdict.
         minimum_ess: effective sample size below which a number is not converged.
@@ -105,11 +105,14 @@ def _check_level(argument: str, value: Any, least: float, below: float, remedy: 
 
 def _posterior(samples: Any) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray]]:
     """Draws or block means of every statistic, and of those streamed as block means also the means of their squares."""
-    group = samples if isinstance(samples, xr.Dataset) else getattr(samples, "posterior", samples)
-    if isinstance(group, xr.DataTree):
-        group = group.to_dataset()
+    group = samples
+    if isinstance(samples, xr.DataTree):
+        name = next((name for name in ("posterior", "trajectory") if name in samples.children), None)
+        group = (samples if name is None else samples[name]).to_dataset()
     if not isinstance(group, xr.Dataset):
-        raise TypeError(f"samples is a {type(samples).__name__}: give a DataTree with a posterior group, or a Dataset")
+        raise TypeError(
+            f"samples is a {type(samples).__name__}: give a DataTree with a group posterior or trajectory, or a Dataset"
+        )
     branch = samples.children.get("stream") if isinstance(samples, xr.DataTree) else None
     stream = xr.Dataset() if branch is None else branch.to_dataset()
     squares = {str(name): stream[f"{name}_square"] for name in stream if f"{name}_square" in stream}

@@ -252,7 +252,7 @@ def per_site(name: str, value, z):
         if not isinstance(z, Mapping) or set(value) != set(z):
             sites = ", ".join(z) if isinstance(z, Mapping) else "none, for z is not a mapping of sites"
             raise ValueError(f"{name} has entries {', '.join(map(str, value))}: give one for each site ({sites}).")
-    elif jnp.ndim(value) == 0 and not isinstance(value, (tuple, list)):
+    elif not isinstance(value, (tuple, list)) and jnp.ndim(value) == 0:
         value = jax.tree.map(lambda _: value, z)
 
     def spread(entry, x):

@@ -19,6 +19,9 @@ _SAMPLE_STATS = {
     "diverging": "diverging",
 }
 
+# Of `ReplicaExchange`, cold to hot.
+_STAT_DIMS = {"swap_accept_prob": ("pair",), "energies": ("slot",), "inverse_temperatures": ("slot",)}
+
 
 def to_datatree(
     posterior: Mapping[str, np.ndarray],
@@ -27,19 +30,30 @@ def to_datatree(
     task,
     dims: Mapping[str, tuple[str, ...]],
     coords: Mapping[str, Any],
+    stream: Mapping[str, np.ndarray] | None = None,
+    draws_per_block: int = 1,
 ) -> xr.DataTree:
     """The groups posterior, sample_stats, observed_data and constant_data from arrays (chain, draw, ...).
 
     Dimensions come from `fieldprob.statistics`, else from `dims`, else are numbered `name_dim_0`, ... as ArviZ does.
+    Streamed statistics, arrays (chain, block, ...) of block means `name` and `name_square`, make the group stream.
     """
     groups: dict[str, xr.Dataset] = {
         "posterior": _dataset(posterior, dims, coords, ("chain", "draw")),
-        "sample_stats": _dataset(_arviz_names(stats), dims, coords, ("chain", "draw")),
+        "sample_stats": _dataset(arviz_names(stats), {**_STAT_DIMS, **dims}, coords, ("chain", "draw")),
     }
-    if "point" in groups["posterior"].dims and task is not None:
-        points = groups["posterior"]["point"].values
-        split = np.where(points < task.points, "train", "test")
-        groups["posterior"] = groups["posterior"].assign_coords(split=("point", split))
+    # Every statistic may be streamed; chain and draw are dimensions of the posterior nevertheless.
+    for name in ("chain", "draw"):
+        if name not in groups["posterior"].dims and name in groups["sample_stats"].coords:
+            groups["posterior"] = groups["posterior"].assign_coords({name: groups["sample_stats"][name]})
+    if stream:
+        shared = {square_name(name): event_dims(name, stream[name].ndim - 2, dims) for name in stream}
+        groups["stream"] = _dataset(stream, {**shared, **dims}, coords, ("chain", "block"))
+        groups["stream"].attrs["draws_per_block"] = int(draws_per_block)
+    for group in ("posterior", "stream"):
+        if group in groups and "point" in groups[group].dims and task is not None:
+            split = np.where(groups[group]["point"].values < task.points, "train", "test")
+            groups[group] = groups[group].assign_coords(split=("point", split))
     if task is not None:
         groups["observed_data"] = _dataset({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
         groups["constant_data"] = _constant_data(net, task, coords)
@@ -48,7 +62,13 @@ def to_datatree(
     return xr.DataTree.from_dict(groups, name="fieldprob")
 
 
-def _arviz_names(stats):
+def square_name(name: str) -> str:
+    """The name of the block means of x^2 beside those of x."""
+    return f"{name}_square"
+
+
+def arviz_names(stats: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Sample statistics under the names of `arviz.from_numpyro`; its `lp` is a log density, so the sign changes."""
     renamed = {_SAMPLE_STATS.get(name, name): np.asarray(value) for name, value in stats.items()}
     if "lp" in renamed:
         renamed["lp"] = -renamed["lp"]
@@ -79,7 +99,7 @@ def _dataset(data, dims, coords, sample_dims: tuple[str, ...] = ()) -> xr.Datase
     variables = {}
     for name, value in data.items():
         event = value.ndim - len(sample_dims)
-        variables[name] = ((*sample_dims, *_dims_of(name, event, dims)), value)
+        variables[name] = ((*sample_dims, *event_dims(name, event, dims)), value)
     dataset = xr.Dataset(variables)
     given = {
         d: np.asarray(c) for d, c in coords.items() if d in dataset.dims and len(np.asarray(c)) == dataset.sizes[d]
@@ -88,7 +108,8 @@ def _dataset(data, dims, coords, sample_dims: tuple[str, ...] = ()) -> xr.Datase
     return dataset.assign_coords(given | missing)
 
 
-def _dims_of(name: str, event: int, dims) -> tuple[str, ...]:
+def event_dims(name: str, event: int, dims: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Names of the `event` dimensions of a statistic that come after those of the sample."""
     if name in dims:
         known = tuple(dims[name])
     else:

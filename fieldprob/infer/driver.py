@@ -1,31 +1,29 @@
-"""The driver around `numpyro.infer.MCMC`: chains batched on one device, draws taken in blocks so that an interruption
-keeps the blocks that are done, and an ArviZ DataTree out."""
+"""Sampling: `sample` runs any NumPyro kernel on a face of a network, or on any NumPyro model.
 
+What is asked for is checked here; `fieldprob.infer.run` does it, block by block.
+"""
+
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import numpyro
 import xarray as xr
-from numpyro.infer import MCMC, NUTS, init_to_sample
+from numpyro.infer import NUTS, init_to_sample
 from numpyro.infer.mcmc import MCMCKernel
-from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from fieldprob.infer.datatree import to_datatree
+from fieldprob.infer.hilbert import HilbertHMC
+from fieldprob.infer.run import Plan, Run
+from fieldprob.infer.storage import BlockStore, closing
 from fieldprob.networks.regression import check_face, check_task, default_kernel_points, regression
 
 KernelFactory = Callable[..., Any]
-
-_BLOCKS = 40  # how often progress is shown and an interruption is noticed
-_NO_START = (
-    "the potential energy is not finite where the chains start: the model returns NaN, or noise_variance is too small. "
-    "Use float64 (--precision 64, or jax_enable_x64) or a larger noise_variance."
-)
-_EXTRA_FIELDS = ("potential_energy", "energy", "num_steps", "accept_prob", "adapt_state.step_size")
 
 
 def sample(
@@ -45,18 +43,32 @@ def sample(
     progress: bool = True,
     dims: Mapping[str, tuple[str, ...]] | None = None,
     coords: Mapping[str, Any] | None = None,
+    thinning: int = 1,
+    stream: Sequence[str] = (),
+    draws_per_block: int | None = None,
+    directory: str | Path | None = None,
+    resume: bool = False,
+    time_limit: float | None = None,
+    target_ess: float | None = None,
+    target_mcse: Mapping[str, float] | None = None,
+    scheduler=None,
+    chains_per_task: int | None = None,
 ) -> xr.DataTree:
     """Sample the posterior of a network on a task, or of any NumPyro model.
+
+    Chains are batched, and split over the local devices where their number has a divisor that allows it. A run is a
+    sequence of blocks, a fortieth of the draws each (fewer where they would take more than 64 MiB): between blocks the
+    bar moves, budgets are looked at and, with a `directory`, a file is written. All blocks are one compiled function.
 
     Args:
         prior: a network (its `face` becomes the model), or a NumPyro model: a callable of the task, or of nothing
             where `task` is None.
         task: the data, see `fieldprob.Task`.
         draws: draws kept per chain.
-        chains: number of chains, batched on one device.
-        seed: an integer or a JAX key.
-        warmup: adaptation steps, discarded; as many as draws, but at most 1000, unless given. Rounded up to whole
-            blocks of a fortieth of the draws.
+        chains: number of chains.
+        seed: an integer, a JAX key, or one key per chain. Chain number i has the same key, and starts at the same
+            point, on any number of devices and workers.
+        warmup: adaptation steps, discarded; as many as there are steps of sampling, but at most 1000, unless given.
         kernel: model -> NumPyro MCMCKernel, e.g. `numpyro.infer.NUTS` or `functools.partial(NUTS, max_tree_depth=6)`.
             Unless given: see `default_kernel`.
         model: (network, task, face=, precision=, kernel_points=) -> None, the NumPyro model of a network on a task.
@@ -64,16 +76,47 @@ def sample(
         precision: of the features of the collapsed face, see `fieldprob.regression`.
         kernel_points: points whose layer kernels are recorded, see `fieldprob.regression`.
         store_weights: keep the latent sites too (they are many, and not invariant under permutations of neurons).
-        progress: show progress bars.
+        progress: show a bar with acceptance and divergences, and, as often as 2 % of the time allows, with the worst
+            R-hat and ESS of 32 numbers (entries of the invariant statistics, and the potential energy).
         dims: names of the dimensions of sites that fieldprob does not know.
         coords: coordinates of dimensions.
+        thinning: steps per draw. Statistics are evaluated at draws only, and not in warm-up.
+        stream: statistics (of any size) that are not kept draw by draw: the group `stream` holds means over blocks of
+            consecutive draws, `name` of x and `name_square` of x^2, from which
+            `fieldprob.infer.stream.streamed_moments` takes moments and errors. Draws after the last complete block of
+            means do not enter.
+        draws_per_block: draws of a block of these means; unless given, so many that a chain has about 200 of them.
+        directory: where to keep the run: a file a block, each with the complete state of the sampler, and at the end
+            `samples.nc`, from which the returned tree is read as its arrays are used. The block files may then be
+            removed, if more draws will never be wanted.
+        resume: go on with the run in `directory`, if there is one: one that was killed, that was interrupted, that used
+            up its budget, or that has fewer draws than are asked for now. The draws are bit-identical to those of an
+            uninterrupted run; on another number of devices or cores, platform or version they are not, and a warning
+            says so. Block files that are damaged are made again.
+        time_limit: seconds of warm-up and sampling in this call, compilation not included. Looked at between blocks:
+            the run stops where the next block, if as slow as the slowest so far, would end later.
+        target_ess: stop, after at least 50 draws, when the effective sample size of the mean of every invariant
+            statistic has reached this; of at most 512 of their entries, spread evenly.
+        target_mcse: {statistic: Monte Carlo standard error of its mean}: stop when all its entries have reached it,
+            e.g. {"f_test": 0.01}. Where both targets are given, both must be reached.
+        scheduler: Dask workers that share the chains: the address of a scheduler, a `distributed.Client`, or "local"
+            for two worker processes on this machine. Unless given, chains run here.
+        chains_per_task: chains that one worker moves together; unless given, all are shared out among the workers.
+            The draws depend on it only by rounding, and on the number of workers not at all. Budgets and targets hold
+            for each group of chains.
 
     Returns:
-        A DataTree with the groups posterior, sample_stats, observed_data and constant_data, and the settings as
-        attributes. After an interruption it holds the draws of the finished blocks, and `attrs["interrupted"]` is 1.
+        A DataTree with the groups posterior, sample_stats, observed_data, constant_data and perhaps stream. Attributes:
+        `settings` (JSON: the arguments, versions and layout), `stopped` ("draws" if all were made, else "time_limit",
+        "target_ess", "target_mcse" or "interrupted") and `interrupted` (0 or 1). A run that stopped early has fewer
+        draws: those of the finished blocks.
 
     Raises:
-        ValueError: an argument is out of range; the model has no latent variable; the initial energy is not finite.
+        TypeError, ValueError: an argument is wrong or out of range; the model has no latent variable; the initial
+            energy is not finite; the kernel cannot move a batch of chains; `directory` holds a run and `resume` is
+            False, or a run of another configuration, or another process is at it.
+        OSError: a file cannot be written (the disk is full); what was written before is complete, and is resumed.
+        TimeoutError: `time_limit` was over before the first block of draws.
         KeyboardInterrupt: interrupted before the first block of draws was complete.
 
     >>> import fieldprob as fp
@@ -82,29 +125,36 @@ def sample(
     >>> dict(samples.posterior["f"].sizes)
     {'chain': 2, 'draw': 20, 'train_point': 4, 'output': 1}
     """
-    warmup = min(draws, 1000) if warmup is None else warmup
-    for name, value, least in (("draws", draws, 1), ("chains", chains, 1), ("warmup", warmup, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}: give an integer of at least {least}.")
-    _check_seed(seed)
-    block, warmup_blocks = _block_sizes(draws, warmup)
-    settings: dict[str, Any] = {"draws": int(draws), "chains": int(chains), "warmup": block * warmup_blocks}
+    given = dict(locals())
+    if scheduler is not None:
+        return _on_workers(**{name: given.pop(name) for name in _OF_THE_WHOLE}, arguments=given)
+    if chains_per_task is not None:
+        raise ValueError(f"chains_per_task is {chains_per_task}, but there is no scheduler: give one, or leave it out.")
+    _check_numbers(draws, chains, warmup, thinning, draws_per_block, time_limit)
+    _check_seed(seed, chains)
+    settings: dict[str, Any] = {"chains": int(chains), "thinning": int(thinning)}
     is_network = hasattr(prior, "faces")
+    stream = _names(stream)
     if is_network:
         check_task(task)
         face = choose_face(prior, task) if face == "auto" else face
         check_face(prior, face)
         kernel_points = default_kernel_points(task) if kernel_points is None else np.asarray(kernel_points)
         _check_points(kernel_points, task)
+        settings |= {"face": face, "precision": precision, "prior": repr_short(prior), "model": _name(model)}
+        settings |= {"kernel_points": kernel_points.tolist(), "store_weights": bool(store_weights)}
+        if face == "collapsed":  # a conditional mean and its variance go together
+            conditional = (f"{name}_conditional_variance" for name in stream if name in ("f", "f_test"))
+            stream = tuple(dict.fromkeys((*stream, *conditional)))
         model = partial(model, prior, face=face, precision=precision, kernel_points=kernel_points)
-        settings |= {"face": face, "precision": precision, "prior": repr_short(prior)}
         coords = {"point": kernel_points, "point_": kernel_points} | dict(coords or {})
     elif callable(prior):
         model = prior
-        settings |= {"prior": getattr(getattr(prior, "func", prior), "__name__", type(prior).__name__)}
+        settings |= {"prior": _name(prior)}
     else:
         raise TypeError(f"prior is a {type(prior).__name__}: give a network (e.g. fp.Mlp) or a NumPyro model.")
     arguments = () if task is None else (task,)
+    settings["stream"] = list(stream)
 
     latent = _latent_sites(model, arguments)
     if not latent:
@@ -114,12 +164,77 @@ def sample(
     if not isinstance(sampler, MCMCKernel):
         raise TypeError(f"kernel is {kernel!r}: give a function model -> MCMCKernel, e.g. numpyro.infer.NUTS.")
     settings |= {"kernel": type(sampler).__name__, "float": str(jax.numpy.result_type(float)), "seed": _seed_text(seed)}
+    details = {"kernel_settings": _kernel_settings(sampler), "data": _digest((prior if is_network else None, task))}
 
-    remove = () if store_weights else tuple(f"~{sampler.sample_field}.{site}" for site in latent if is_network)
-    posterior, stats, interrupted = _run(sampler, arguments, draws, chains, warmup, seed, remove, progress)
-    tree = to_datatree(posterior, stats, prior if is_network else None, task, dims or {}, coords or {})
-    tree.attrs |= {"settings": json.dumps(settings), "interrupted": int(interrupted)}
+    if resume and directory is None:
+        raise ValueError("resume is True, but there is no directory: give the directory of the run to go on with.")
+    store = None if directory is None else BlockStore(directory, dict(dims or {}))
+    with closing(store):
+        manifest = store.manifest() if store is not None and resume else None
+        if warmup is None:
+            warmup = manifest["identity"]["warmup"] if manifest else min(draws * thinning, 1000)
+        settings["warmup"] = steps = int(warmup)  # pyright: ignore[reportArgumentType]
+        plan = Plan(
+            draws=int(draws),
+            chains=int(chains),
+            warmup=steps,
+            thinning=int(thinning),
+            stream=stream,
+            draws_per_block=None if draws_per_block is None else int(draws_per_block),
+            time_limit=time_limit,
+            target_ess=target_ess,
+            target_mcse=dict(target_mcse or {}),
+            hidden=tuple(latent) if is_network and not store_weights else (),
+        )
+        net = prior if is_network else None
+        run = Run(
+            sampler,
+            arguments,
+            _keys(seed, chains),
+            plan,
+            lambda posterior, stats, streamed, length: to_datatree(
+                posterior, stats, net, task, dims or {}, coords or {}, streamed, length
+            ),
+            settings | details,
+            store,
+            resume,
+            progress,
+        )
+        settings |= {"draws": int(draws), **run.settings}
+        run.template.attrs["settings"] = json.dumps(settings)
+        tree = run.sample()
+        tree.attrs["settings"] = json.dumps(settings)
     return tree
+
+
+# Arguments of `sample` that do not hold for each group of chains.
+_OF_THE_WHOLE = ("scheduler", "chains", "seed", "chains_per_task", "directory", "resume", "progress")
+
+
+def _on_workers(
+    scheduler, chains: int, seed, chains_per_task, directory, resume: bool, progress: bool, arguments: dict[str, Any]
+) -> xr.DataTree:
+    from fieldprob.infer.cluster import sample_on  # three seconds to import
+
+    for name, value in (("chains", chains), ("chains_per_task", chains_per_task)):
+        optional = name == "chains_per_task" and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
+            raise ValueError(f"{name} is {value!r}: give an integer of at least 1.")
+    _check_seed(seed, chains)
+    if resume and directory is None:
+        raise ValueError("resume is True, but there is no directory: give the directory of the run to go on with.")
+    if directory is not None and not resume and any(Path(directory).glob("*")):
+        raise ValueError(
+            f"directory {directory} is not empty: go on with the run in it (resume=True) or give another directory."
+        )
+    return sample_on(
+        scheduler,
+        arguments,
+        _keys(seed, chains),
+        chains_per_task=chains_per_task,
+        directory=directory,
+        progress=progress,
+    )
 
 
 def choose_face(net, task) -> str:
@@ -134,17 +249,13 @@ def repr_short(prior) -> str:
 
 
 def default_kernel(face: str | None) -> KernelFactory:
-    """The kernel that `sample` uses unless given one: NUTS started from the prior.
+    """The kernel that `sample` uses unless given one: `HilbertHMC` on the collapsed face, else NUTS.
 
-    On the collapsed face the posterior is close to its standard normal prior: there is no mass matrix to learn, and a
-    trajectory of about one unit decorrelates, where NUTS would go on to its U-turn at pi. On digits (60 points, noise
-    variance 0.1, widths 128 and 512) trees of depth 3, 7 steps, gave 2 to 4 times the effective samples per second of
-    depths 4 and 5. On a cubic teacher that made the step small (0.1), depth 4 was better, and
-    `functools.partial(numpyro.infer.HMC, trajectory_length=1.2, adapt_mass_matrix=False)` better still: 1.4 to 2.3
-    times the default on three tasks at width 128, one seed each.
+    The collapsed posterior is close to its standard normal prior in all but a few of very many directions, which is what
+    `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
     """
     if face == "collapsed":
-        return partial(NUTS, adapt_mass_matrix=False, max_tree_depth=3, init_strategy=init_to_sample)
+        return HilbertHMC
     return partial(NUTS, init_strategy=init_to_sample)
 
 
@@ -159,11 +270,16 @@ def _check_points(kernel_points, task) -> None:
         )
 
 
-def _check_seed(seed) -> None:
+def _check_seed(seed, chains: int | None = None) -> None:
     is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    is_key = isinstance(seed, jax.Array) and (seed.ndim == 0 or seed.dtype == np.uint32)
-    if not (is_key or is_integer) or (is_integer and not 0 <= seed < 2**63):
-        raise TypeError(f"seed is {seed!r}: give an integer from 0 to 2^63 - 1, or a JAX key.")
+    if is_integer and 0 <= seed < 2**63:
+        return
+    if isinstance(seed, jax.Array):
+        keys = seed.shape if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) else seed.shape[:-1]
+        typed = seed.dtype == np.uint32 or jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key)
+        if typed and keys in ((), (chains,)):
+            return
+    raise TypeError(f"seed is {seed!r}: give an integer from 0 to 2^63 - 1, a JAX key, or one key per chain.")
 
 
 def _latent_sites(model, arguments) -> list[str]:
@@ -172,87 +288,62 @@ def _latent_sites(model, arguments) -> list[str]:
     return [k for k, site in trace.items() if site["type"] == "sample" and not site["is_observed"]]
 
 
-def _run(sampler, arguments, draws, chains, warmup, seed, remove, progress):
-    """Warm up, then draw, in equal blocks of one compiled function; (posterior, sample statistics, interrupted) with
-    arrays (chain, draw, ...)."""
-    key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
-    keys = jax.random.split(key, chains) if chains > 1 else key
-    block, warmup_blocks = _block_sizes(draws, warmup)
-    try:
-        state = sampler.init(keys, block * warmup_blocks, None, arguments, {})
-    except RuntimeError as error:
-        if "initial parameters" not in str(error):
-            raise
-        raise ValueError(_NO_START) from error
-    _check_initial_energy(state)
-    fields = tuple(f for f in _EXTRA_FIELDS if _has_field(state, f)) + remove
-
-    @jax.jit
-    def advance(state):
-        # MCMC inside jit: compiled once and repeated, where MCMC.run alone would compile every block again.
-        mcmc = MCMC(
-            sampler,
-            num_warmup=0,
-            num_samples=block,
-            num_chains=chains,
-            chain_method="vectorized",
-            progress_bar=False,
-        )
-        mcmc.post_warmup_state = state
-        mcmc.run(state.rng_key, *arguments, extra_fields=fields)
-        return mcmc.last_state, mcmc.get_samples(group_by_chain=True), mcmc.get_extra_fields(group_by_chain=True)
-
-    blocks: list[tuple[dict, dict]] = []
-    interrupted = False
-    # LAPACK sees only small blocks here (fieldprob.gp.marginal). Its own threads would wait for one another: beside one
-    # busy process on two cores, a gradient of 0.2 ms took 16 ms.
-    try:
-        with (
-            threadpool_limits(1, user_api="blas"),
-            tqdm(total=block * warmup_blocks + draws, disable=not progress, unit="draw", desc="compiling") as bar,
-        ):
-            for index in range(warmup_blocks - (-draws // block)):
-                state, samples, stats = jax.block_until_ready(advance(state))
-                if index >= warmup_blocks:
-                    blocks.append(jax.tree.map(np.asarray, (samples, stats)))
-                bar.set_description("warmup" if index + 1 < warmup_blocks else "sample", refresh=False)
-                bar.set_postfix_str(_progress_text(stats), refresh=False)
-                bar.update(min(block, bar.total - bar.n))
-    except KeyboardInterrupt:
-        if not blocks:
-            raise
-        interrupted = True
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :draws], *blocks)
-    return (*joined, interrupted)
+def _check_numbers(draws, chains, warmup, thinning, draws_per_block, time_limit) -> None:
+    integers = (
+        ("draws", draws, 1),
+        ("chains", chains, 1),
+        ("warmup", warmup, 0),
+        ("thinning", thinning, 1),
+        ("draws_per_block", draws_per_block, 1),
+    )
+    for name, value, least in integers:
+        optional = name in ("warmup", "draws_per_block") and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
+            raise ValueError(f"{name} is {value!r}: give an integer of at least {least}.")
+    if draws_per_block is not None and draws_per_block > draws:
+        raise ValueError(f"draws_per_block is {draws_per_block}, more than draws, {draws}: give fewer.")
+    is_time = isinstance(time_limit, int | float | np.number) and not isinstance(time_limit, bool)
+    if time_limit is not None and (not is_time or not time_limit > 0):
+        raise ValueError(f"time_limit is {time_limit!r}: give a positive number of seconds.")
 
 
-def _block_sizes(draws: int, warmup: int) -> tuple[int, int]:
-    """Length of a block, and the number of blocks of warmup (the last of them rounds the warmup up)."""
-    block = -(-draws // _BLOCKS)
-    return block, -(-warmup // block)
+def _names(stream) -> tuple[str, ...]:
+    return (stream,) if isinstance(stream, str) else tuple(stream)
 
 
-def _has_field(state, field: str) -> bool:
-    for part in field.split("."):
-        if not hasattr(state, part):
-            return False
-        state = getattr(state, part)
-    return True
+def _name(function) -> str:
+    return getattr(getattr(function, "func", function), "__name__", type(function).__name__)
 
 
-def _check_initial_energy(state) -> None:
-    energy = getattr(state, "potential_energy", None)
-    if energy is not None and not np.all(np.isfinite(energy)):
-        raise ValueError(_NO_START)
+def _keys(seed, chains: int):
+    """One key per chain; that of a chain does not depend on where the others run."""
+    if isinstance(seed, int | np.integer):
+        return jax.random.split(jax.random.key(seed), chains)
+    keys = seed if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(seed)
+    return keys if keys.ndim else jax.random.split(keys, chains)
 
 
-def _progress_text(stats) -> str:
-    parts = []
-    if "num_steps" in stats:
-        parts.append(f"{np.mean(stats['num_steps']):.0f} steps")
-    if "accept_prob" in stats:
-        parts.append(f"acceptance {np.mean(stats['accept_prob']):.2f}")
-    return ", ".join(parts)
+def _kernel_settings(sampler) -> dict[str, Any]:
+    """The numbers and words that a kernel was made with."""
+    plain = {name.lstrip("_"): value for name, value in vars(sampler).items()}
+    return {
+        name: repr(value)
+        for name, value in sorted(plain.items())
+        if isinstance(value, bool | int | float | str | np.ndarray | np.generic | jax.Array | tuple | list | dict)
+        and "object at 0x" not in repr(value)
+        and "function" not in repr(value)
+    }
+
+
+def _digest(tree) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, np.ndarray | np.generic | jax.Array):
+            array = np.asarray(leaf)
+            digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        else:
+            digest.update(repr(leaf).encode() if isinstance(leaf, bool | int | float | str) else b"")
+    return digest.hexdigest()[:16]
 
 
 def _seed_text(seed) -> str:

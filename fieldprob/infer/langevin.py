@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from blackjax.mcmc import diffusions, mala
+from jax.core import Tracer
 
 from fieldprob.infer.base import Kernel, StepSize, dot, float_dtype, normal_like, per_site, select, start_step_size
 
@@ -53,6 +54,14 @@ class _Overdamped(Kernel):
         self._mobility = mobility
         self._weight_decay = weight_decay
         self._steps = num_steps
+
+    def _prepare(self, z, model_args, model_kwargs):
+        with jax.ensure_compile_time_eval():  # `init` may be traced
+            z = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), z)
+            per_site("weight_decay", self._weight_decay, z)
+            mobility = jax.tree.leaves(per_site("mobility", self._mobility, z))
+            if not all(isinstance(x, Tracer) or bool(jnp.all(x > 0)) for x in mobility):
+                raise ValueError(f"{type(self).__name__}: mobility is {self._mobility}: give positive numbers.")
 
     def get_potential_fn(self, model_args=(), model_kwargs=None):
         """z -> U(z), weight decay included."""
@@ -150,8 +159,8 @@ class ULA(_Overdamped):
     """
 
     def __init__(
-        self, model=None, potential_fn=None, *, step_size, temperature=1.0, mobility=1.0, weight_decay=0.0,
-        num_steps=1, **kwargs,
+        self, model=None, potential_fn=None, *, step_size, temperature=1.0, mobility: Any = 1.0,
+        weight_decay: Any = 0.0, num_steps=1, **kwargs,
     ):  # fmt: skip
         super().__init__(model, potential_fn, step_size, temperature, mobility, weight_decay, num_steps, **kwargs)
 
@@ -161,6 +170,7 @@ class ULA(_Overdamped):
         before = diffusions.DiffusionState(*self._to_blackjax(state, root))
         step = self._step_size * self._temperature
         new = state._replace(**self._from_blackjax(integrate(key, before, step), to_z, root))
+        new = select(True, new, state)  # in its own precision: BlackJAX's noise is of the default float
         return new._replace(diverging=~jnp.isfinite(new.potential_energy))
 
 
@@ -180,8 +190,8 @@ class LeimkuhlerMatthews(_Overdamped):
     """
 
     def __init__(
-        self, model=None, potential_fn=None, *, step_size, temperature=1.0, mobility=1.0, weight_decay=0.0,
-        num_steps=1, **kwargs,
+        self, model=None, potential_fn=None, *, step_size, temperature=1.0, mobility: Any = 1.0,
+        weight_decay: Any = 0.0, num_steps=1, **kwargs,
     ):  # fmt: skip
         super().__init__(model, potential_fn, step_size, temperature, mobility, weight_decay, num_steps, **kwargs)
 
@@ -221,18 +231,24 @@ class MALA(_Overdamped):
 
     def __init__(
         self, model=None, potential_fn=None, *, step_size=0.1, adapt_step_size=True, target_accept_prob=0.574,
-        temperature=1.0, mobility=1.0, weight_decay=0.0, num_steps=1, **kwargs,
+        temperature=1.0, mobility: Any = 1.0, weight_decay: Any = 0.0, num_steps=1, **kwargs,
     ):  # fmt: skip
         super().__init__(model, potential_fn, step_size, temperature, mobility, weight_decay, num_steps, **kwargs)
+        if not 0 < target_accept_prob < 1:
+            raise ValueError(f"MALA: target_accept_prob is {target_accept_prob}: give a number between 0 and 1.")
         self._adapt_step_size = adapt_step_size
         self._target_accept_prob = target_accept_prob
 
     def _move(self, key, state, potential):
         log_density, to_z, root = self._whitened(potential, state.z)
-        before = mala.MALAState(*self._to_blackjax(state, root))
+        # in the default float, as is BlackJAX's noise
+        before = jax.tree.map(
+            lambda x: x.astype(jnp.result_type(float)), mala.MALAState(*self._to_blackjax(state, root))
+        )
         step = state.adapt_state.step_size * self._temperature
         after, info = mala.build_kernel()(key, before, log_density, step)
-        new = state._replace(accept_prob=jnp.nan_to_num(info.acceptance_rate), diverging=jnp.zeros((), bool))
+        probability = jnp.nan_to_num(info.acceptance_rate).astype(state.accept_prob.dtype)
+        new = state._replace(accept_prob=probability, diverging=jnp.zeros((), bool))
         # a rejected state is kept bit for bit, not reconstructed from u
         return select(info.is_accepted, new._replace(**self._from_blackjax(after, to_z, root)), new)
 

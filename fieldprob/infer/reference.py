@@ -52,13 +52,16 @@ def make_reference(reference, z, model=None, model_args=(), model_kwargs=None) -
     >>> [float(v) for v in (loc["x"], scale["x"], loc["y"], scale["y"])]
     [1.0, 3.0, 0.0, 1.0]
     """
-    loc, scale = (0.0, 1.0) if reference is None else _pair(reference)
-    loc, scale = per_site("reference (loc)", loc, z), per_site("reference (scale)", scale, z)
-    if reference is None and model is not None and isinstance(z, dict):
-        normals = _normal_priors(model, model_args, model_kwargs, z)
-        loc, scale = ({k: normals[k][n] if k in normals else v[k] for k in z} for n, v in enumerate((loc, scale)))
-    if not all(isinstance(s, Tracer) or bool(jnp.all(s > 0)) for s in jax.tree.leaves(scale)):
-        raise ValueError("reference: the scale must be positive.")
+    # Evaluated now even where `init` is traced: a kernel keeps its reference after that, as it could no traced value.
+    with jax.ensure_compile_time_eval():
+        z = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), z)
+        loc, scale = (0.0, 1.0) if reference is None else _pair(reference)
+        loc, scale = per_site("reference (loc)", loc, z), per_site("reference (scale)", scale, z)
+        if reference is None and model is not None and isinstance(z, dict):
+            normals = _normal_priors(model, model_args, model_kwargs, z)
+            loc, scale = ({k: normals[k][n] if k in normals else v[k] for k in z} for n, v in enumerate((loc, scale)))
+        if not all(isinstance(s, Tracer) or bool(jnp.all(s > 0)) for s in jax.tree.leaves(scale)):
+            raise ValueError("reference: the scale must be positive.")
     return Reference(loc, scale)
 
 
