@@ -78,9 +78,7 @@ def main(arguments=None):
         blocks = len(marks)
         memory = np.array(seen)
         print(f"# {options}")
-        print(
-            f"# load {common.load()}; {sampled - start:.0f} s, {blocks} blocks; ESS {float(moments.ess.min()):.0f}"
-        )
+        print(f"# load {common.load()}; {sampled - start:.0f} s, {blocks} blocks; ESS {float(moments.ess.min()):.0f}")
         edges = np.quantile(marks, np.linspace(0.1, 1, 10))
         for low, high in pairwise(edges):
             part = memory[(memory[:, 0] >= low) & (memory[:, 0] < high), 1]

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from blackjax.mcmc import ghmc, mala
 
-from fieldprob.infer import hilbert, microcanonical, pcn
-from fieldprob.infer.base import metropolis
-from fieldprob.infer.hilbert import HilbertHMC
-from fieldprob.infer.langevin import MALA, ULA
-from fieldprob.infer.microcanonical import AdjustedMCLMC
-from fieldprob.infer.pcn import PreconditionedCrankNicolson
-from fieldprob.infer.underdamped import GHMC
+from fieldprob.infer.samplers import hilbert, microcanonical, pcn
+from fieldprob.infer.samplers.base import metropolis
+from fieldprob.infer.samplers.hilbert import HilbertHMC
+from fieldprob.infer.samplers.langevin import MALA, ULA
+from fieldprob.infer.samplers.microcanonical import AdjustedMCLMC
+from fieldprob.infer.samplers.pcn import PreconditionedCrankNicolson
+from fieldprob.infer.samplers.underdamped import GHMC
 from tests import bnn
 from tests.gaussian import threshold
 

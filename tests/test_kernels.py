@@ -13,9 +13,9 @@ import pytest
 import scipy.stats
 from numpyro.infer import MCMC
 
-from fieldprob.infer.hilbert import HilbertHMC
-from fieldprob.infer.langevin import MALA, ULA, LeimkuhlerMatthews
-from fieldprob.infer.pcn import PreconditionedCrankNicolson
+from fieldprob.infer.samplers.hilbert import HilbertHMC
+from fieldprob.infer.samplers.langevin import MALA, ULA, LeimkuhlerMatthews
+from fieldprob.infer.samplers.pcn import PreconditionedCrankNicolson
 from tests.gaussian import Gaussian, assert_moments, sample
 
 KERNELS = {

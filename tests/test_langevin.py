@@ -13,7 +13,7 @@ import scipy.linalg
 from blackjax.mcmc import mala
 
 from fieldprob.infer import training
-from fieldprob.infer.langevin import MALA, ULA, LeimkuhlerMatthews
+from fieldprob.infer.samplers.langevin import MALA, ULA, LeimkuhlerMatthews
 from tests.gaussian import assert_moments, scores, threshold
 
 DIMENSION, STIFF = 20, 5

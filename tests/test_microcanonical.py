@@ -13,8 +13,8 @@ import pytest
 import scipy.stats
 from blackjax.mcmc.proposal import static_binomial_sampling
 
-from fieldprob.infer import microcanonical
-from fieldprob.infer.microcanonical import MCLMC, AdjustedMCLMC
+from fieldprob.infer.samplers import microcanonical
+from fieldprob.infer.samplers.microcanonical import MCLMC, AdjustedMCLMC
 from tests import contract
 from tests.gaussian import Gaussian, assert_moments, sample
 

@@ -17,9 +17,9 @@ import scipy.stats
 from blackjax.mcmc import mala
 from numpyro.infer import NUTS, init_to_sample
 
-from fieldprob.infer import microcanonical
-from fieldprob.infer.langevin import MALA
-from fieldprob.infer.microcanonical import AdjustedMCLMC
+from fieldprob.infer.samplers import microcanonical
+from fieldprob.infer.samplers.langevin import MALA
+from fieldprob.infer.samplers.microcanonical import AdjustedMCLMC
 from tests import bnn
 
 DATA_SETS, DRAWS = 300, 15

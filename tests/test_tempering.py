@@ -19,11 +19,11 @@ from numpyro.infer import AIES, HMC, MCMC, NUTS, BarkerMH
 from numpyro.infer.util import potential_energy
 
 import fieldprob as fp
-from fieldprob.infer import ladder
-from fieldprob.infer.hilbert import HilbertHMC
-from fieldprob.infer.langevin import MALA
-from fieldprob.infer.tempered import BETA, TemperedModel
-from fieldprob.infer.tempering import ReplicaExchange
+from fieldprob.infer.samplers import ladder
+from fieldprob.infer.samplers.hilbert import HilbertHMC
+from fieldprob.infer.samplers.langevin import MALA
+from fieldprob.infer.samplers.tempered import BETA, TemperedModel
+from fieldprob.infer.samplers.tempering import ReplicaExchange
 from tests.gaussian import FALSE_ALARM, scores, threshold
 
 

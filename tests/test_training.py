@@ -9,7 +9,6 @@ from numpyro.infer.util import log_density
 
 import fieldprob as fp
 from fieldprob.gp import condition
-from fieldprob.infer.dynamics import Langevin
 from fieldprob.infer.training import (
     noise_variance,
     prior_variance,
@@ -18,7 +17,8 @@ from fieldprob.infer.training import (
     training_potential,
     weight_decay,
 )
-from fieldprob.infer.trajectories import trajectories
+from fieldprob.infer.trajectories.dynamics import Langevin
+from fieldprob.infer.trajectories.ensemble import trajectories
 
 LOSSES = ("half_sum", "sum", "half_mean", "mean")
 TASK = fp.tasks.cubic_teacher(7, 3, test=2, noise_variance=0.3, seed=0)

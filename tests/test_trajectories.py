@@ -16,8 +16,8 @@ import scipy.linalg
 import scipy.stats
 
 import fieldprob as fp
-from fieldprob.infer.dynamics import GradientDescent, GradientFlow, Langevin
-from fieldprob.infer.trajectories import trajectories
+from fieldprob.infer.trajectories.dynamics import GradientDescent, GradientFlow, Langevin
+from fieldprob.infer.trajectories.ensemble import trajectories
 
 # --- a quadratic potential with mobilities, and the exact law of its steps --------------------------------------------
 
@@ -335,8 +335,8 @@ def test_particles_depend_on_their_index_and_the_seed_but_not_on_batches_or_time
 PROGRAM = """
 import sys, jax, numpy as np
 jax.config.update("jax_enable_x64", True)
-from fieldprob.infer.dynamics import GradientFlow, Langevin
-from fieldprob.infer.trajectories import trajectories
+from fieldprob.infer.trajectories.dynamics import GradientFlow, Langevin
+from fieldprob.infer.trajectories.ensemble import trajectories
 
 def run(dynamics, **options):
     return trajectories(potential_fn=lambda z: (z**2 - 1) @ (z**2 - 1) + 0.3 * z[0], times=[0.2, 1.0], batch=6,
@@ -421,7 +421,7 @@ def test_float32_networks_move_too_and_compare_at_a_time():
 
 
 def test_an_interruption_keeps_the_batches_that_are_done(monkeypatch):
-    from fieldprob.infer import trajectory_record
+    from fieldprob.infer.trajectories import record as trajectory_record
 
     options = {
         "potential_fn": quadratic, "initial": gaussian_start, "dynamics": Langevin(0.05), "times": [0.1, 0.2],

@@ -14,7 +14,7 @@ import scipy.linalg
 import scipy.stats
 from blackjax.mcmc import ghmc
 
-from fieldprob.infer.underdamped import GHMC, Underdamped
+from fieldprob.infer.samplers.underdamped import GHMC, Underdamped
 from tests import contract
 from tests.gaussian import Gaussian, assert_moments, sample, scores, threshold
 

@@ -7,35 +7,44 @@ Every kernel is a `numpyro.infer.mcmc.MCMCKernel`: `MCMC(MALA(model), ...)`, or 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-# Loaded when first used: BlackJAX and Diffrax take seconds to import.
+# Loaded when first used: BlackJAX, Diffrax and Dask take seconds to import.
 _NAMES = {
-    "AdjustedMCLMC": "microcanonical",
-    "GHMC": "underdamped",
-    "HilbertHMC": "hilbert",
-    "LeimkuhlerMatthews": "langevin",
-    "MALA": "langevin",
-    "MCLMC": "microcanonical",
-    "PreconditionedCrankNicolson": "pcn",
-    "ReplicaExchange": "tempering",
-    "ULA": "langevin",
-    "Underdamped": "underdamped",
+    "AdjustedMCLMC": "samplers.microcanonical",
+    "GHMC": "samplers.underdamped",
+    "GradientDescent": "trajectories",
+    "GradientFlow": "trajectories",
+    "HilbertHMC": "samplers.hilbert",
+    "Langevin": "trajectories",
+    "LeimkuhlerMatthews": "samplers.langevin",
+    "MALA": "samplers.langevin",
+    "MCLMC": "samplers.microcanonical",
+    "PreconditionedCrankNicolson": "samplers.pcn",
+    "ReplicaExchange": "samplers.tempering",
+    "ULA": "samplers.langevin",
+    "Underdamped": "samplers.underdamped",
+    "log_evidence": "samplers.ladder",
     "sample": "driver",
+    "streamed_moments": "stream",
 }
 _MODULES = ("driver", "training", "trajectories")
 
 if TYPE_CHECKING:
     from fieldprob.infer import driver, training, trajectories
     from fieldprob.infer.driver import sample
-    from fieldprob.infer.hilbert import HilbertHMC
-    from fieldprob.infer.langevin import MALA, ULA, LeimkuhlerMatthews
-    from fieldprob.infer.microcanonical import MCLMC, AdjustedMCLMC
-    from fieldprob.infer.pcn import PreconditionedCrankNicolson
-    from fieldprob.infer.tempering import ReplicaExchange
-    from fieldprob.infer.underdamped import GHMC, Underdamped
+    from fieldprob.infer.samplers.hilbert import HilbertHMC
+    from fieldprob.infer.samplers.ladder import log_evidence
+    from fieldprob.infer.samplers.langevin import MALA, ULA, LeimkuhlerMatthews
+    from fieldprob.infer.samplers.microcanonical import MCLMC, AdjustedMCLMC
+    from fieldprob.infer.samplers.pcn import PreconditionedCrankNicolson
+    from fieldprob.infer.samplers.tempering import ReplicaExchange
+    from fieldprob.infer.samplers.underdamped import GHMC, Underdamped
+    from fieldprob.infer.stream import streamed_moments
+    from fieldprob.infer.trajectories import GradientDescent, GradientFlow, Langevin
 
 __all__ = [
-    "GHMC", "MALA", "MCLMC", "ULA", "AdjustedMCLMC", "HilbertHMC", "LeimkuhlerMatthews",
-    "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "driver", "sample", "training", "trajectories",
+    "GHMC", "MALA", "MCLMC", "ULA", "AdjustedMCLMC", "GradientDescent", "GradientFlow", "HilbertHMC", "Langevin",
+    "LeimkuhlerMatthews", "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "driver", "log_evidence",
+    "sample", "streamed_moments", "training", "trajectories",
 ]  # fmt: skip
 
 

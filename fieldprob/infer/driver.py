@@ -18,8 +18,8 @@ from numpyro.infer import NUTS, init_to_sample
 from numpyro.infer.mcmc import MCMCKernel
 
 from fieldprob.infer.datatree import to_datatree
-from fieldprob.infer.hilbert import HilbertHMC
 from fieldprob.infer.run import Plan, Run
+from fieldprob.infer.samplers.hilbert import HilbertHMC
 from fieldprob.infer.storage import BlockStore, closing
 from fieldprob.networks.regression import check_face, check_task, default_kernel_points, regression
 
@@ -251,8 +251,8 @@ def repr_short(prior) -> str:
 def default_kernel(face: str | None) -> KernelFactory:
     """The kernel that `sample` uses unless given one: `HilbertHMC` on the collapsed face, else NUTS.
 
-    The collapsed posterior is close to its standard normal prior in all but a few of very many directions, which is what
-    `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
+    The collapsed posterior is close to its standard normal prior in all but a few of very many directions, which is
+    what `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
     """
     if face == "collapsed":
         return HilbertHMC
@@ -283,9 +283,15 @@ def _check_seed(seed, chains: int | None = None) -> None:
 
 
 def _latent_sites(model, arguments) -> list[str]:
-    with numpyro.handlers.seed(rng_seed=0):
-        trace = numpyro.handlers.trace(model).get_trace(*arguments)
-    return [k for k, site in trace.items() if site["type"] == "sample" and not site["is_observed"]]
+    found: list[str] = []
+
+    def trace():  # abstractly: nothing is computed
+        with numpyro.handlers.seed(rng_seed=0):
+            sites = numpyro.handlers.trace(model).get_trace(*arguments)
+        found.extend(k for k, site in sites.items() if site["type"] == "sample" and not site["is_observed"])
+
+    jax.eval_shape(trace)
+    return found
 
 
 def _check_numbers(draws, chains, warmup, thinning, draws_per_block, time_limit) -> None:

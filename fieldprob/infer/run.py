@@ -264,7 +264,8 @@ class Run:
 def _initial_state(sampler, keys, warmup: int, arguments):
     name = type(sampler).__name__
     try:
-        state = sampler.init(keys, warmup, None, arguments, {})
+        # one compilation, where op by op there would be hundreds
+        state = jax.jit(lambda keys: sampler.init(keys, warmup, None, arguments, {}))(keys)
     except RuntimeError as error:
         if "initial parameters" not in str(error):
             raise
@@ -277,8 +278,8 @@ def _initial_state(sampler, keys, warmup: int, arguments):
         raise
     if any(np.ndim(x) == 0 or x.shape[0] != len(keys) for x in jax.tree.leaves(getattr(state, sampler.sample_field))):
         raise ValueError(_no_batches(name))
-    energy = getattr(state, "potential_energy", None)
-    if energy is not None and not np.all(np.isfinite(energy)):
+    start = [getattr(state, name, None) for name in ("potential_energy", "z_grad")]
+    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(start)):
         raise ValueError(_NO_START)
     return state
 

@@ -1,4 +1,4 @@
-"""Models and potentials that take an inverse temperature β, for `fieldprob.infer.tempering`.
+"""Models and potentials that take an inverse temperature β, for `fieldprob.infer.samplers.tempering`.
 
 β travels as a keyword argument of the model, so that one compiled kernel serves all temperatures.
 """

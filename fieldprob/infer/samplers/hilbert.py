@@ -1,6 +1,6 @@
 """Hilbert-space HMC: Hamiltonian dynamics whose drift rotates the Gaussian prior exactly.
 
-With U(z) = ½|u|² + Φ(z) (`fieldprob.infer.reference`), a step of size ε kicks with Φ alone and rotates,
+With U(z) = ½|u|² + Φ(z) (`fieldprob.infer.samplers.reference`), a step of size ε kicks with Φ alone and rotates,
 
     p ← p − (ε/2)∇Φ(u),    (u, p) ← (u cos ε + p sin ε, p cos ε − u sin ε),    p ← p − (ε/2)∇Φ(u).
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from numpyro.infer import init_to_sample
 
-from fieldprob.infer.base import (
+from fieldprob.infer.samplers.base import (
     DIVERGENCE,
     Kernel,
     StepSize,
@@ -26,11 +26,11 @@ from fieldprob.infer.base import (
     select,
     start_step_size,
 )
-from fieldprob.infer.reference import make_reference
+from fieldprob.infer.samplers.reference import make_reference
 
 
 class HilbertHMCState(NamedTuple):
-    """State of `HilbertHMC`; `fieldprob.infer.base` says what the fields are.
+    """State of `HilbertHMC`; `fieldprob.infer.samplers.base` says what the fields are.
 
     energy is U plus the kinetic energy at the end of the last trajectory; trajectory_length its length in radians.
     """
@@ -62,7 +62,7 @@ class HilbertHMC(Kernel):
         target_accept_prob: to this acceptance.
         max_steps: bound on the steps of a trajectory.
         reference: (loc, scale) of the Gaussian; unless given, the model's normal priors, see
-            `fieldprob.infer.reference.make_reference`.
+            `fieldprob.infer.samplers.reference.make_reference`.
         init_strategy: as in NumPyro; chains start from the prior.
 
     Raises:

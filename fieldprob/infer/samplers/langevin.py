@@ -17,11 +17,20 @@ import jax.numpy as jnp
 from blackjax.mcmc import diffusions, mala
 from jax.core import Tracer
 
-from fieldprob.infer.base import Kernel, StepSize, dot, float_dtype, normal_like, per_site, select, start_step_size
+from fieldprob.infer.samplers.base import (
+    Kernel,
+    StepSize,
+    dot,
+    float_dtype,
+    normal_like,
+    per_site,
+    select,
+    start_step_size,
+)
 
 
 class LangevinState(NamedTuple):
-    """State of the overdamped kernels; `fieldprob.infer.base` says what the fields are.
+    """State of the overdamped kernels; `fieldprob.infer.samplers.base` says what the fields are.
 
     potential_energy is U, weight decay included, not divided by the temperature. `noise` is the last ξ of the
     Leimkuhler–Matthews method, which the next step uses again (None for the others). accept_prob is 1 for unadjusted

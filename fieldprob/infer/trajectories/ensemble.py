@@ -20,12 +20,12 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fieldprob.infer import layout
-from fieldprob.infer.base import per_site
 from fieldprob.infer.datatree import _constant_data, _dataset, event_dims
 from fieldprob.infer.driver import _check_seed, _seed_text
-from fieldprob.infer.dynamics import Dynamics
-from fieldprob.infer.trajectory_problem import Problem, describe
-from fieldprob.infer.trajectory_record import Moments, Particles, sums
+from fieldprob.infer.samplers.base import per_site
+from fieldprob.infer.trajectories.dynamics import Dynamics
+from fieldprob.infer.trajectories.problem import Problem, describe
+from fieldprob.infer.trajectories.record import Moments, Particles, sums
 from fieldprob.networks.regression import default_kernel_points
 
 _BATCH = 1000
@@ -92,7 +92,7 @@ def trajectories(
         KeyboardInterrupt: interrupted before the first batch was complete.
 
     >>> import jax
-    >>> from fieldprob.infer.dynamics import Langevin
+    >>> from fieldprob.infer.trajectories.dynamics import Langevin
     >>> tree = trajectories(potential_fn=lambda z: 0.5 * z**2, initial=jax.random.normal, particles=100,
     ...                     dynamics=Langevin(step_size=0.01), times=[0, 0.5, 1], progress=False)
     >>> dict(tree["trajectory"].sizes)

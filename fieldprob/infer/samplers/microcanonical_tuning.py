@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from fieldprob.infer.base import select
+from fieldprob.infer.samplers.base import select
 
 WINDOWS = (0.1, 0.2, 0.4, 0.8)  # of warm-up: the averages start, and L and the inverse mass are set, at these
 SHORTEST_WINDOW = 20  # transitions: a variance from fewer would do more harm than good

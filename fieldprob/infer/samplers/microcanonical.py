@@ -29,8 +29,8 @@ from blackjax.mcmc.integrators import IntegratorState, isokinetic_mclachlan, wit
 from blackjax.util import generate_unit_vector
 from jax.flatten_util import ravel_pytree
 
-from fieldprob.infer.base import DIVERGENCE, Kernel, StepSize, float_dtype, select, start_step_size
-from fieldprob.infer.microcanonical_tuning import (
+from fieldprob.infer.samplers.base import DIVERGENCE, Kernel, StepSize, float_dtype, select, start_step_size
+from fieldprob.infer.samplers.microcanonical_tuning import (
     MicrocanonicalAdaptState,
     Moments,
     accumulate,
@@ -41,7 +41,7 @@ from fieldprob.infer.microcanonical_tuning import (
 
 
 class MicrocanonicalState(NamedTuple):
-    """State of the microcanonical kernels; `fieldprob.infer.base` says what the fields are.
+    """State of the microcanonical kernels; `fieldprob.infer.samplers.base` says what the fields are.
 
     momentum is a unit vector, energy_change the ΔE of the last step, whose variance over draws, divided by the
     dimension, measures the bias (both None for `AdjustedMCLMC`). diverging says that, since the last draw, a step was

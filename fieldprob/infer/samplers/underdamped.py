@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 from blackjax.mcmc import ghmc
 
-from fieldprob.infer.base import DIVERGENCE, StepSize, float_dtype, normal_like, select
-from fieldprob.infer.langevin import _Overdamped
+from fieldprob.infer.samplers.base import DIVERGENCE, StepSize, float_dtype, normal_like, select
+from fieldprob.infer.samplers.langevin import _Overdamped
 
 
 class UnderdampedState(NamedTuple):
-    """State of the underdamped kernels; `fieldprob.infer.base` says what the fields are.
+    """State of the underdamped kernels; `fieldprob.infer.samplers.base` says what the fields are.
 
     potential_energy is U, weight decay included, not divided by the temperature. momentum is v, in units of its
     standard deviation √(T/μ). slice, between −1 and 1, is what `GHMC` accepts by (None for `Underdamped`). accept_prob

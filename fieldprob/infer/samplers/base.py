@@ -113,7 +113,8 @@ class Kernel(MCMCKernel):
         def start(key, key_start, z):
             return self._start(key_start, z, potential)._replace(i=jnp.zeros((), int), rng_key=key)
 
-        return (jax.vmap(start) if batched else start)(rng_key, key_start, z)
+        # one compilation, where op by op there would be hundreds
+        return jax.jit(jax.vmap(start) if batched else start)(rng_key, key_start, z)
 
     def sample(self, state, model_args, model_kwargs):
         """The next state of one chain, or of a batch of chains."""

@@ -4,6 +4,7 @@ Such samplers split U(z) = ½|u|² + Φ(z), u = (z − loc)/scale. Any loc and s
 is robust where they are those of the prior, for then Φ is what the data say.
 """
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +12,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.handlers import seed, trace
-from numpyro.infer.inspect import get_dependencies
 
-from fieldprob.infer.base import per_site
+from fieldprob.infer.samplers.base import per_site
 
 
 class Reference(NamedTuple):
@@ -71,18 +71,48 @@ def _pair(reference):
     return reference
 
 
-def _normal_priors(model, model_args, model_kwargs, z):
-    """{site: (loc, scale)} of the independent normal priors."""
-    kwargs = model_kwargs or {}
-    depends: Any = get_dependencies(model, model_args, kwargs)["prior_dependencies"]
-    with seed(rng_seed=0):
-        sites: Any = trace(model).get_trace(*model_args, **kwargs)
-    found: dict[str, tuple] = {}
+def _normal_priors(model, model_args, model_kwargs, z) -> dict[str, tuple]:
+    """{site: (loc, scale)} of the normal priors that depend on no other latent site: those that stay the same when
+    the others are drawn anew."""
+    first, second = (_first_sites(model, model_args, model_kwargs or {}, set(z), seed) for seed in (0, 1))
+    found = {}
     for name, x in z.items():
-        base: Any = sites[name]["fn"]
-        while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
-            base = base.base_dist
-        if type(base) is dist.Normal and set(depends.get(name, ())) <= {name}:
-            values = (jnp.asarray(getattr(base, parameter), x.dtype) for parameter in ("loc", "scale"))
-            found[name] = tuple(jnp.broadcast_to(v, x.shape) for v in values)
+        pair = [_parameters(sites[name]["fn"], x) for sites in (first, second) if name in sites]
+        if len(pair) == 2 and None not in pair and all(bool(jnp.all(a == b)) for a, b in zip(*pair, strict=True)):
+            found[name] = pair[0]
     return found
+
+
+def _parameters(distribution, x) -> tuple | None:
+    base: Any = distribution
+    while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
+        base = base.base_dist
+    if type(base) is not dist.Normal:
+        return None
+    values = (jnp.asarray(getattr(base, parameter), x.dtype) for parameter in ("loc", "scale"))
+    return tuple(jnp.broadcast_to(v, x.shape) for v in values)
+
+
+class _Complete(Exception):
+    """All sites have been met: what the model does with them does not matter."""
+
+
+class _Until(trace):
+    """Records sites until all of these are there; a likelihood that comes later is not computed."""
+
+    def __init__(self, model, names: set[str]):
+        super().__init__(model)
+        self._missing = set(names)
+
+    def postprocess_message(self, msg):
+        super().postprocess_message(msg)
+        self._missing.discard(msg.get("name"))
+        if not self._missing:
+            raise _Complete
+
+
+def _first_sites(model, model_args, model_kwargs, names: set[str], rng_seed: int) -> Any:
+    handler = _Until(seed(model, rng_seed=rng_seed), names)
+    with suppress(_Complete):
+        handler.get_trace(*model_args, **model_kwargs)
+    return handler.trace

@@ -2,8 +2,8 @@
 
     u' = u √(1 − β²) + β ξ,   accepted with probability min(1, exp(Φ(u) − Φ(u'))),   Φ = U − ½|u|²,
 
-with u the position in units of the reference Gaussian (`fieldprob.infer.reference`); Cotter, Roberts, Stuart & White
-2013, MCMC Methods for Functions. It needs no gradient, and none is computed.
+with u the position in units of the reference Gaussian (`fieldprob.infer.samplers.reference`); Cotter, Roberts, Stuart &
+White 2013, MCMC Methods for Functions. It needs no gradient, and none is computed.
 """
 
 from typing import Any, NamedTuple
@@ -12,12 +12,21 @@ import jax
 import jax.numpy as jnp
 from numpyro.infer import init_to_sample
 
-from fieldprob.infer.base import Kernel, StepSize, dot, float_dtype, metropolis, normal_like, select, start_step_size
-from fieldprob.infer.reference import make_reference
+from fieldprob.infer.samplers.base import (
+    Kernel,
+    StepSize,
+    dot,
+    float_dtype,
+    metropolis,
+    normal_like,
+    select,
+    start_step_size,
+)
+from fieldprob.infer.samplers.reference import make_reference
 
 
 class PCNState(NamedTuple):
-    """State of `PreconditionedCrankNicolson`; `fieldprob.infer.base` says what the fields are.
+    """State of `PreconditionedCrankNicolson`; `fieldprob.infer.samplers.base` says what the fields are.
 
     adapt_state.step_size is β. There is no gradient; num_steps counts energies.
     """
@@ -44,7 +53,7 @@ class PreconditionedCrankNicolson(Kernel):
         target_accept_prob: to this acceptance; 0.234 is optimal for random walks in high dimension.
         num_steps: proposals between draws; `accept_prob` is their mean.
         reference: (loc, scale) of the Gaussian; unless given, the model's normal priors, see
-            `fieldprob.infer.reference.make_reference`.
+            `fieldprob.infer.samplers.reference.make_reference`.
         init_strategy: as in NumPyro; chains start from the prior.
 
     Raises:

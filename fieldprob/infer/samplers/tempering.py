@@ -1,6 +1,6 @@
 """Replica exchange (parallel tempering): copies of a chain at rising temperatures that swap their positions.
 
-Slot k of the ladder samples a law flattened by its inverse temperature β_k (`fieldprob.infer.ladder`),
+Slot k of the ladder samples a law flattened by its inverse temperature β_k (`fieldprob.infer.samplers.ladder`),
 
     likelihood tempering   p(z) p(y | z)^β_k     the prior, Jacobians of constrained sites included, is left as it is
     potential tempering    exp(−β_k U(z))        all is flattened, in unconstrained space
@@ -19,8 +19,8 @@ import numpy as np
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
-from fieldprob.infer import ladder
-from fieldprob.infer.tempered import BETA, bind_temperature, check_kernel, draw_prior
+from fieldprob.infer.samplers import ladder
+from fieldprob.infer.samplers.tempered import BETA, bind_temperature, check_kernel, draw_prior
 
 
 class TemperingAdaptState(NamedTuple):
@@ -43,7 +43,7 @@ class ReplicaExchangeState(NamedTuple):
                           warm-up (before it: since the ladder last changed)
     swap_attempts         (slots − 1,) over how many attempts
     replica_index         (slots,) which replica sits at each slot
-    trip_phase            (slots,) of each replica, see `fieldprob.infer.ladder.count_round_trips`
+    trip_phase            (slots,) of each replica, see `fieldprob.infer.samplers.ladder.count_round_trips`
     round_trips           complete ways of a replica from the hottest slot to the coldest and back to the hottest,
                           summed over replicas, since the end of warm-up
     inner                 states of the kernels, slots along the first axis
