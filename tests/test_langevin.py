@@ -237,8 +237,8 @@ def everything():
     for name, (kernel, covariance) in kernels.items():
         z = gaussian(1.5**2 * np.diag(np.diag(covariance)), 768)  # not in the target
         state = start(kernel, {"a": z[:, :8], "b": z[:, 8:]})
-        _, state = walk(kernel, state, 1, 40, keep=lambda state: state.i)
-        draws, state = walk(kernel, state, 4, 10, keep=lambda state: (state.z, state.accept_prob))
+        draws, _ = walk(kernel, state, 8, 10, keep=lambda state: (state.z, state.accept_prob))
+        draws = jax.tree.map(lambda x: x[:, 4:], draws)  # 120 steps of burn-in
         result[name] = np.concatenate([draws[0]["a"], draws[0]["b"]], -1), covariance, exact, draws[1]
     return result
 

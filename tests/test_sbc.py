@@ -7,7 +7,7 @@ Kolmogorov–Smirnov tests, exact at this size: of u, which sees bias, and of |2
 narrow or too wide. Each p-value must be above 1e-7: fewer than 30 in this file, false alarm below 3e-6.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +39,18 @@ def measured(z, y):
     return {"f_test": s["f_test"][0, 0], "kernel": s["kernel_1"][0, 1], "log_likelihood": s["log_likelihood"]}
 
 
-def calibrate(kernel, warmup, thinning, data_sets=DATA_SETS, draws=DRAWS, simulated_noise=bnn.NOISE, seed=0):
-    """{statistic: (ranks spread over (0, 1), correlation of successive draws)} and the mean acceptance."""
-    key_z, key_y, key_kernel = jax.random.split(jax.random.key(seed), 3)
+@cache
+def simulate(data_sets, simulated_noise, seed):
+    """Data sets (data_sets, points, 1), and what the parameters that they come from have for each statistic."""
+    key_z, key_y = jax.random.split(jax.random.key(seed))
     z, _ = bnn.batch(bnn.prior, key_z, data_sets)
     y = bnn.batch(partial(bnn.data, noise_variance=simulated_noise), key_y, data_sets, z)
+    return y, jax.tree.map(np.asarray, jax.jit(jax.vmap(measured))(z, y))
+
+
+def calibrate(kernel, warmup, thinning, data_sets=DATA_SETS, draws=DRAWS, simulated_noise=bnn.NOISE, seed=0):
+    """{statistic: (ranks spread over (0, 1), correlation of successive draws)} and the mean acceptance."""
+    y, truth = simulate(data_sets, simulated_noise, seed)
 
     def chain(key, y):
         state = kernel.init(key, warmup, None, (y,), {})
@@ -58,13 +65,12 @@ def calibrate(kernel, warmup, thinning, data_sets=DATA_SETS, draws=DRAWS, simula
         state, _ = jax.lax.scan(transition, state, length=warmup)
         return jax.lax.scan(draw, state, length=draws)[1]
 
-    values, accepted = jax.jit(jax.vmap(chain))(jax.random.split(key_kernel, data_sets), y)
-    truth = jax.jit(jax.vmap(measured))(z, y)
+    values, accepted = bnn.batch(chain, jax.random.key(seed + 1000), data_sets, y)
     rng = np.random.default_rng(seed)
     result = {}
     for name, x in values.items():
         x = np.asarray(x)
-        rank = (x < np.asarray(truth[name])[:, None]).sum(1)
+        rank = (x < truth[name][:, None]).sum(1)
         centred = x - x.mean(1, keepdims=True)
         # of the deviations from the mean of so few draws it is −1/draws for independent ones
         correlation = (centred[:, 1:] * centred[:, :-1]).mean() / (centred**2).mean() + 1 / draws
