@@ -74,7 +74,7 @@ def _two_errors(part: Any) -> np.ndarray:
 
 def _panel(ax: Axes, part: Any, theories: list[str]) -> None:
     """One statistic: predicted along x, sampled along y."""
-    errors = _two_errors(part)
+    errors = np.nan_to_num(_two_errors(part))  # a few draws have no error
     values = np.concatenate([part["predicted"], part["sampled"] - errors, part["sampled"] + errors])
     low, high = float(values.min()), float(values.max())
     margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0

@@ -97,12 +97,15 @@ def sample_on(
             is replaced by another, which resumes them.
         progress: show a bar.
     """
+    import cloudpickle
+
     with connect(scheduler) as client:
         size = chains_per_task or -(-len(keys) // max(1, len(client.scheduler_info().get("workers", ()))))
         groups = [keys[start : start + size] for start in range(0, len(keys), size)]
-        x64 = bool(jax.config.read("jax_enable_x64"))
+        x64 = bool(jax.numpy.result_type(float) == np.float64)
+        payload = cloudpickle.dumps(dict(arguments))
         tasks = [
-            (_sample_group, dict(arguments), np.asarray(jax.random.key_data(group)), _directory(directory, g), x64)
+            (_sample_group, payload, np.asarray(jax.random.key_data(group)), _directory(directory, g), x64)
             for g, group in enumerate(groups)
         ]
         trees: list[Any] = [None] * len(groups)
@@ -116,11 +119,14 @@ def _call(function, *arguments):
     return function(*arguments)
 
 
-def _sample_group(arguments: dict[str, Any], keys: np.ndarray, directory: str | None, x64: bool):
+def _sample_group(payload: bytes, keys: np.ndarray, directory: str | None, x64: bool):
     """On a worker: one group of chains. The tree, or the file that holds it where there is a directory."""
+    import cloudpickle
+
     from fieldprob.infer.driver import sample
 
     with jax.enable_x64(x64):
+        arguments = cloudpickle.loads(payload)  # here, for elsewhere its float64 arrays would become float32
         where = {} if directory is None else {"directory": directory, "resume": True}
         own: dict[str, Any] = {**arguments, **where, "seed": jax.numpy.asarray(keys), "chains": len(keys)}
         tree = sample(**own, progress=False)
