@@ -74,8 +74,9 @@ def _two_errors(part: Any) -> np.ndarray:
 
 def _panel(ax: Axes, part: Any, theories: list[str]) -> None:
     """One statistic: predicted along x, sampled along y."""
-    errors = np.nan_to_num(_two_errors(part))  # a few draws have no error
+    errors = np.nan_to_num(_two_errors(part))  # a few draws have no error, and perhaps no variance
     values = np.concatenate([part["predicted"], part["sampled"] - errors, part["sampled"] + errors])
+    values = values[np.isfinite(values)]
     low, high = float(values.min()), float(values.max())
     margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
     ends = (low - margin, high + margin)
