@@ -115,6 +115,7 @@ def test_a_directory_that_holds_something_is_not_written_over(problem, tmp_path)
         fp.sample(*problem, **SETTINGS, scheduler="local", directory=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_on_workers_writes_what_a_sweep_here_writes(client, tmp_path, capsys):
     words = ["bnn", "--width", "4,8", "--train", "6", "--test", "3", "--draws", "10", "--chains", "2", "--warmup", "0"]
     assert main(["sweep", *words, "--out", str(tmp_path / "there"), "--scheduler", client.scheduler.address]) == 0
