@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,8 @@ import xarray as xr
 from fieldprob.cli import main
 from fieldprob.infer import storage
 from fieldprob.infer.driver import sample
+from fieldprob.infer.samplers.langevin import MALA, ULA
+from fieldprob.infer.samplers.tempering import ReplicaExchange
 from fieldprob.study import load
 from tests.autoregression import Autoregression, model
 
@@ -367,3 +370,58 @@ def test_the_command_line_continues_an_interrupted_run(tmp_path, monkeypatch, ca
     assert main(["run", "toy.py", "--out", "c", "--resume", "--overwrite"]) == 2
     assert main(["run", "toy.py", "--out", "c", "--overwrite", "--seed", "1"]) == 0
     assert not Path("c/blocks").exists()
+
+
+# ------------------------------------------------------------------------------------- what can be wrong around it
+
+
+def start_and_go_on(directory, first, second):
+    settings = {"draws": 4, "chains": 2, "warmup": 2, "progress": False, "directory": directory}
+    sample(model, **settings, kernel=first)
+    return sample(model, **settings | {"draws": 8}, kernel=second, resume=True)
+
+
+@pytest.mark.parametrize("changed", ["entry of a mapping", "entry of an array", "kernel inside a kernel"])
+def test_a_changed_setting_of_the_kernel_is_found_wherever_it_is(tmp_path, changed):
+    def kernel(value):
+        if changed == "kernel inside a kernel":
+            return lambda m: ReplicaExchange(MALA(m, step_size=value), [1.0, 2.0], tempering="potential")
+        mobility = {"x": value if changed == "entry of a mapping" else np.array([1.0] * 2 + [value])}
+        return partial(ULA, step_size=0.01, mobility=mobility)
+
+    with pytest.raises(ValueError, match="another configuration"):
+        start_and_go_on(tmp_path / "other", kernel(0.5), kernel(0.6))
+    if changed == "entry of an array":
+        assert start_and_go_on(tmp_path / "same", kernel(0.5), kernel(0.5)).posterior.sizes["draw"] == 8
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", "3", '{"format": 1}'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json is damaged: remove"):
+        sample(model, **OPTIONS, directory=tmp_path, resume=True)
+
+
+def test_blocks_without_their_manifest_are_not_written_over(copied):
+    (copied / "run.json").unlink()
+    with pytest.raises(ValueError, match="60 blocks of a run, but not its run.json"):
+        sample(model, **OPTIONS, directory=copied, resume=True)
+
+
+def test_another_length_of_the_streams_blocks_is_refused(copied):
+    with pytest.raises(ValueError, match="draws_per_block is 4, but the run to go on with has 3"):
+        sample(model, **OPTIONS | {"draws_per_block": 4}, directory=copied, resume=True)
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(OSError, match="cannot be made .*is a file"):
+            sample(model, **OPTIONS, directory=tmp_path / place)
+
+
+@pytest.mark.parametrize("target", [{"target_ess": 10.0}, {"target_mcse": {"x": 1.0}}])
+def test_chains_that_do_not_move_reach_no_target(target):
+    stuck = partial(MALA, step_size=1e9, adapt_step_size=False)
+    tree = sample(model, draws=80, chains=1, warmup=0, progress=False, kernel=stuck, **target)
+    assert tree.attrs["stopped"] == "draws"

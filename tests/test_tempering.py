@@ -472,3 +472,15 @@ KEY, POTENTIAL = jax.random.key(0), {"tempering": "potential"}
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_draws_from_a_prior_whose_density_is_scaled_are_refused():
+    def scaled():
+        with numpyro.handlers.scale(scale=4.0):
+            z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(z, 1), obs=1.0)
+
+    kernel = ReplicaExchange(MALA(scaled), [1, 2.0, np.inf], prior_draws=True)
+    state = kernel.init(jax.random.key(0), 10)
+    with pytest.raises(ValueError, match=r"density of \['z'\] is scaled"):
+        kernel.sample(state, (), {})

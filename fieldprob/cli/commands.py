@@ -54,7 +54,7 @@ def run(request: Request, file: StudyFile) -> int:
     say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in parameters.items())}")
     say(f"on {environment.device()}, {settings['precision']} bit, into {directory}")
     try:
-        with _workers(request) as sampling:
+        with _workers(request, function) as sampling:
             result = execute(study, directory, settings, file, sampling)
     except KeyboardInterrupt as stop:
         message = "interrupted before the first block of draws was finished; nothing is saved"
@@ -229,12 +229,16 @@ def number_of_workers(request: Request) -> int | None:
 
 
 @contextmanager
-def _workers(request: Request) -> Iterator[dict[str, Any]]:
+def _workers(request: Request, function: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """Arguments of `fieldprob.sample` that spread chains over the workers that were asked for."""
+    import cloudpickle
+
     workers = number_of_workers(request)
     if "scheduler" not in request.options:
         yield {}
         return
+    # workers cannot import the module of a study file: its functions travel with the task
+    cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
     with connect(request.options["scheduler"], workers) as client:
         yield {"scheduler": client}
 

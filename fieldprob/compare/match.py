@@ -280,6 +280,11 @@ def _align(predicted: xr.DataArray, template: xr.DataArray, theory: str) -> np.n
     """Predicted values at the sampled labels, flattened; NaN where the theory has none."""
     name, dims = template.name, template.dims
     if set(predicted.dims) != set(dims):
+        if "time" in dims and "time" not in predicted.dims:
+            raise ValueError(
+                f"{name!r} was sampled at {template.sizes['time']} times, and {theory!r} predicts it at none: choose "
+                "one, samples.isel(time=-1)"
+            )
         raise ValueError(
             f"{name!r} has dimensions ({', '.join(map(str, dims))}) in the samples and "
             f"({', '.join(map(str, predicted.dims))}) in the prediction of {theory!r}: give both the same"

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import numpyro
 import xarray as xr
-from numpyro.infer import NUTS, init_to_sample
+from jax.core import Tracer
+from numpyro.infer import NUTS, init_to_sample, init_to_uniform
 from numpyro.infer.mcmc import MCMCKernel
 
 from fieldprob.infer.datatree import to_datatree
@@ -85,7 +86,8 @@ def sample(
             consecutive draws, `name` of x and `name_square` of x^2, from which
             `fieldprob.infer.stream.streamed_moments` takes moments and errors. Draws after the last complete block of
             means do not enter.
-        draws_per_block: draws of a block of these means; unless given, so many that a chain has about 200 of them.
+        draws_per_block: draws of a block of these means; unless given, so many that a chain has at least 200 of them,
+            and all chains 800. float32 loses the variance of what fluctuates by less than a thousandth of its mean.
         directory: where to keep the run: a file a block, each with the complete state of the sampler, and at the end
             `samples.nc`, from which the returned tree is read as its arrays are used. The block files may then be
             removed, if more draws will never be wanted.
@@ -160,7 +162,17 @@ def sample(
     if not latent:
         raise ValueError("the model has no latent variable to sample: its posterior is the closed form of its theory.")
     factory = default_kernel(settings.get("face")) if kernel is None else kernel
-    sampler = factory(model) if callable(factory) else None
+    try:
+        sampler = factory(model) if callable(factory) else None
+    except TypeError as error:
+        if isinstance(factory, type) and "required" in str(error):
+            raise TypeError(
+                f"kernel={factory.__name__}: {error}; give it with functools.partial({factory.__name__}, ...)."
+            ) from error
+        raise
+    clash = [name for name in stream if f"{name}_square" in stream]
+    if clash:
+        raise ValueError(f"stream names {clash[0]} and {clash[0]}_square, which is the mean of its square: rename one.")
     if not isinstance(sampler, MCMCKernel):
         raise TypeError(f"kernel is {kernel!r}: give a function model -> MCMCKernel, e.g. numpyro.infer.NUTS.")
     settings |= {"kernel": type(sampler).__name__, "float": str(jax.numpy.result_type(float)), "seed": _seed_text(seed)}
@@ -286,8 +298,9 @@ def _latent_sites(model, arguments) -> list[str]:
     found: list[str] = []
 
     def trace():  # abstractly: nothing is computed
-        with numpyro.handlers.seed(rng_seed=0):
-            sites = numpyro.handlers.trace(model).get_trace(*arguments)
+        # started as NumPyro does, so that a prior need not be one that can be drawn from
+        start = numpyro.handlers.substitute(numpyro.handlers.seed(model, 0), substitute_fn=init_to_uniform)
+        sites = numpyro.handlers.trace(start).get_trace(*arguments)
         found.extend(k for k, site in sites.items() if site["type"] == "sample" and not site["is_observed"])
 
     jax.eval_shape(trace)
@@ -330,15 +343,23 @@ def _keys(seed, chains: int):
 
 
 def _kernel_settings(sampler) -> dict[str, Any]:
-    """The numbers and words that a kernel was made with."""
-    plain = {name.lstrip("_"): value for name, value in vars(sampler).items()}
-    return {
-        name: repr(value)
-        for name, value in sorted(plain.items())
-        if isinstance(value, bool | int | float | str | np.ndarray | np.generic | jax.Array | tuple | list | dict)
-        and "object at 0x" not in repr(value)
-        and "function" not in repr(value)
-    }
+    """What a kernel was made with, as far as it is numbers, words, arrays, containers of them and kernels."""
+    found = {name.lstrip("_"): _plain(value) for name, value in sorted(vars(sampler).items())}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _plain(value) -> Any:
+    if isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer):
+        return (
+            f"{value.dtype} {list(value.shape)} {_digest(value)}" if value.size > 1 else repr(float(value.ravel()[0]))
+        )
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return {str(key): _plain(entry) for key, entry in enumerate(value)}
+    return {"kernel": type(value).__name__, **_kernel_settings(value)} if isinstance(value, MCMCKernel) else None
 
 
 def _digest(tree) -> str:

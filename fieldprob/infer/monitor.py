@@ -176,6 +176,12 @@ class Watch:
         kept, streamed = ([name for name in part for _ in self.chosen[name]] for part in parts)
         return kept + ["potential_energy"] * self._energy + streamed
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the chains have not moved: the potential energy, or if there is none, all numbers stay the same."""
+        constant = np.concatenate([part.constant for part in self._parts])
+        return bool(self._parts[0].constant[-1]) if self._energy else bool(constant.all())
+
     def mcse(self) -> np.ndarray:
         return np.concatenate([part.mcse() for part in self._parts])
 
@@ -211,9 +217,9 @@ class Targets:
                 raise ValueError(f"target_mcse names {name!r}, which is not sampled; there are: {', '.join(sites)}.")
         self._watches: dict[str, Watch] = {}
         if ess is not None:
-            self._watches["target_ess"] = Watch(shapes, spread(_invariant(sites), ENTRIES))
+            self._watches["target_ess"] = Watch(shapes, spread(_invariant(sites), ENTRIES), True)
         if self._mcse:
-            self._watches["target_mcse"] = Watch(shapes, {name: np.arange(sites[name]) for name in self._mcse})
+            self._watches["target_mcse"] = Watch(shapes, {name: np.arange(sites[name]) for name in self._mcse}, True)
         self._draws = 0
 
     def add(self, draws: int, posterior: Arrays, stats: Arrays, stream: Arrays) -> None:
@@ -226,13 +232,15 @@ class Targets:
         """The targets, where there are any and all are reached; never within the first 50 draws."""
         if not self._watches or self._draws < _FEWEST_DRAWS:
             return None
+        if any(watch.stuck for watch in self._watches.values()):
+            return None
         if self._ess is not None:
             ess = self._watches["target_ess"].ess()
             if not len(ess) or not np.all(ess >= self._ess):
                 return None
         if self._mcse:
             watch = self._watches["target_mcse"]
-            limits = np.array([self._mcse[name] for name in watch.names])
+            limits = np.array([self._mcse.get(name, np.inf) for name in watch.names])
             if not np.all(watch.mcse() <= limits):
                 return None
         return ", ".join(self._watches)

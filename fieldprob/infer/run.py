@@ -22,7 +22,7 @@ from fieldprob.infer.monitor import Progress, Targets
 from fieldprob.infer.storage import Block, BlockStore, pack_state, unpack_state
 
 BLOCKS = 40  # how often progress is shown, an interruption noticed and a file written
-BLOCK_MEANS = 200  # of a streamed statistic, per chain
+BLOCK_MEANS = (200, 800)  # of a streamed statistic: at least so many per chain, and in all
 _BYTES = 2**26  # of draws in a block, and of block means
 _NO_START = (
     "the potential energy is not finite where the chains start: the model returns NaN, or noise_variance is too small. "
@@ -92,6 +92,11 @@ class Run:
         recorder = Recorder(sampler, arguments, plan.hidden, plan.stream)
         shapes = recorder.shapes(state)
         self.draws_per_block = stored["draws_per_block"] if stored else plan.draws_per_block or _block_means(plan)
+        if plan.stream and plan.draws_per_block not in (None, self.draws_per_block):
+            raise ValueError(
+                f"draws_per_block is {plan.draws_per_block}, but the run to go on with has {self.draws_per_block}: "
+                "give the same, or leave it out."
+            )
         self.block = stored["block"] if stored else _block_length(plan, shapes, self.draws_per_block)
         recorder = recorder._replace(draws_per_block=self.draws_per_block)
         carry = initial_carry(state, shapes)
@@ -123,14 +128,8 @@ class Run:
         identity = json.loads(json.dumps(identity))
         energy = getattr(state, "potential_energy", None)
         start = [] if energy is None else np.asarray(energy, float).ravel().tolist()
-        if not resume:
-            store.require_empty()
         if stored is None:
-            if store.samples.exists():
-                raise ValueError(
-                    f"directory {store.directory} holds {store.samples.name} but not the run behind it: it cannot be "
-                    "resumed. Read that file with arviz.from_netcdf, or give another directory."
-                )
+            store.require_empty(resume)
             store.start(
                 {
                     "format": _FORMAT,
@@ -266,6 +265,11 @@ def _initial_state(sampler, keys, warmup: int, arguments):
     try:
         # one compilation, where op by op there would be hundreds
         state = jax.jit(lambda keys: sampler.init(keys, warmup, None, arguments, {}))(keys)
+    except NotImplementedError as error:
+        raise ValueError(
+            "the model has a prior that cannot be drawn from (improper?), where its chains should start: give another "
+            "start, kernel=functools.partial(NUTS, init_strategy=numpyro.infer.init_to_uniform), say."
+        ) from error
     except RuntimeError as error:
         if "initial parameters" not in str(error):
             raise
@@ -311,7 +315,8 @@ def _check_identity(
 
 
 def _block_means(plan: Plan) -> int:
-    return max(1, plan.draws // BLOCK_MEANS)
+    per_chain, in_all = BLOCK_MEANS
+    return max(1, plan.draws // max(per_chain, -(-in_all // plan.chains)))
 
 
 def _block_length(plan: Plan, shapes: Output, draws_per_block: int) -> int:

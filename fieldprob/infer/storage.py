@@ -29,6 +29,7 @@ except ImportError:  # no advisory locks on this system
     fcntl = None
 
 MANIFEST = "run.json"
+KEYS = {"format", "identity", "potential_energy_at_start", "block", "draws_per_block", "layout"}  # of the manifest
 SAMPLES = "samples.nc"
 Groups = dict[str, dict[str, np.ndarray]]
 
@@ -69,7 +70,17 @@ class BlockStore:
 
     def __init__(self, directory: str | Path, dims: Mapping[str, tuple[str, ...]]):
         self.directory, self.dims, self.count, self.run = Path(directory), dims, 0, ""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (
+                "it, or what it should lie in, is a file"
+                if isinstance(error, FileExistsError | NotADirectoryError)
+                else error.strerror
+            )
+            raise OSError(
+                error.errno, f"directory {directory} cannot be made ({reason}): give another directory"
+            ) from error
         self._lock = _lock(self.directory)
 
     def close(self) -> None:
@@ -91,16 +102,23 @@ class BlockStore:
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            self.run = fingerprint(found)
-            return found
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read: remove {self.directory} and sample again") from error
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not set(found) >= KEYS:
+            raise ValueError(f"{path} is damaged: remove {self.directory} and sample again")
+        self.run = fingerprint(found)
+        return found
 
-    def require_empty(self) -> None:
-        """Raises a ValueError if there is a run in the directory."""
+    def require_empty(self, resume: bool = False) -> None:
+        """Raises a ValueError if there is a run in the directory; or, on resuming, one that cannot be gone on with."""
         blocks = len(list(self.directory.glob("block_*.nc")))
         if blocks or self.samples.exists():
             found = f"{blocks} blocks of a run" if blocks else f"a finished run, {SAMPLES}"
+            if resume:
+                raise ValueError(
+                    f"directory {self.directory} holds {found}, but not its {MANIFEST}, without which it cannot be "
+                    "resumed: give another directory, or remove this one to start over."
+                )
             raise ValueError(
                 f"directory {self.directory} holds {found}: continue it with resume=True, give another directory, or "
                 "remove this one to start over."

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.core import Tracer
-from numpyro.handlers import seed, trace
+from numpyro.handlers import seed, substitute, trace
+from numpyro.infer import init_to_uniform
 
 from fieldprob.infer.samplers.base import per_site
 
@@ -112,7 +113,9 @@ class _Until(trace):
 
 
 def _first_sites(model, model_args, model_kwargs, names: set[str], rng_seed: int) -> Any:
-    handler = _Until(seed(model, rng_seed=rng_seed), names)
+    # started as NumPyro does, so that a prior need not be one that can be drawn from
+    start = substitute(seed(model, rng_seed=rng_seed), substitute_fn=init_to_uniform)
+    handler = _Until(start, names)
     with suppress(_Complete):
         handler.get_trace(*model_args, **model_kwargs)
     return handler.trace

@@ -38,13 +38,28 @@ def bind_temperature(kernel, tempering, prior_potential_fn, last_beta, key, mode
 
 
 def draw_prior(key, model, model_args, model_kwargs) -> dict:
-    """Unconstrained latent sites, drawn from the prior."""
+    """Unconstrained latent sites, drawn from the prior.
+
+    Raises:
+        ValueError: the density of a site is scaled or masked, so that it is not the one that is drawn from.
+    """
     sites = trace(seed(model, key)).get_trace(*model_args, **(model_kwargs or {}))
-    return {
-        name: dist.biject_to(site["fn"].support).inv(site["value"])
-        for name, site in sites.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
+    sites = {name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]}
+    changed = [name for name, site in sites.items() if site.get("scale") is not None or _is_masked(site["fn"])]
+    if changed:
+        raise ValueError(
+            f"prior_draws: the density of {changed} is scaled or masked (by a handler, or a plate that subsamples), "
+            "and draws from the distribution do not follow it: leave prior_draws False."
+        )
+    return {name: dist.biject_to(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+
+
+def _is_masked(distribution) -> bool:
+    while distribution is not None:
+        if isinstance(distribution, dist.MaskedDistribution):
+            return True
+        distribution = getattr(distribution, "base_dist", None)
+    return False
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,9 @@ class ReplicaExchange(MCMCKernel):
             the cost of kernels that take one gradient a draw (give those num_steps, or an exchange every few draws).
             Replicas move in step: kernels of variable length, such as NUTS, wait for the longest.
         prior_draws: replace the hottest replica by an independent draw from the prior at every second exchange, in
-            which it has no partner. Needs a model and an infinite last temperature.
+            which it has no partner. Needs a model and an infinite last temperature. Where the likelihood may vanish
+            altogether, a hottest replica that moves by the kernel keeps to where it does not, and `log_evidence` is
+            then relative to the prior there: draw it from the prior.
         prior_potential_fn: z -> −log prior density, for likelihood tempering of a kernel on a potential_fn.
 
     Raises:
