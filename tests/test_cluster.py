@@ -42,6 +42,7 @@ def differing(a, b) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_two_workers_draw_what_this_process_draws_from_the_same_groups_of_chains(problem, client):
     # To rounding, and so the first draws only: the array checks installed in this process change what is compiled.
     short = {**SETTINGS, "draws": 2, "warmup": 0}

@@ -51,7 +51,12 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize(
     ("phi", "depth", "scaling"),
-    [("erf", 1, "standard"), ("erf", 2, "mean-field"), ("relu", 1, "mean-field"), ("relu", 2, "standard")],
+    [
+        ("erf", 1, "standard"),
+        pytest.param("erf", 2, "mean-field", marks=pytest.mark.slow),
+        pytest.param("relu", 1, "mean-field", marks=pytest.mark.slow),
+        ("relu", 2, "standard"),
+    ],
 )
 def test_every_face_has_the_posterior_of_brute_force(phi, depth, scaling):
     task = small_task()

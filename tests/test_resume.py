@@ -75,56 +75,47 @@ def copied(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def victims():
-    """Starts processes that sample into a given directory: copies of one that has imported everything."""
-    if not hasattr(os, "fork"):
-        pytest.skip("no fork")
+    """Starts processes that sample into a given directory; the next one imports while a test runs."""
     program = textwrap.dedent("""
-        import os, signal, sys
         from tests.test_resume import OPTIONS, model, sample
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        for line in sys.stdin:
-            child = os.fork()
-            if not child:
-                sample(model, **OPTIONS, directory=line.strip(), resume=True)
-                os._exit(0)
-            print(child, flush=True)
+        sample(model, **OPTIONS, directory=input(), resume=True)
     """)
-    environment = {**os.environ, "JAX_ENABLE_X64": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    ) as parent:
+    command, environment = [sys.executable, "-c", program], {**os.environ, "JAX_ENABLE_X64": "1"}
+    waiting = []
 
-        def start(directory):
-            parent.stdin.write(f"{directory}\n")
-            parent.stdin.flush()
-            return int(parent.stdout.readline())
+    def prepare():
+        waiting.append(subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT, env=environment))
 
-        yield start
-        parent.stdin.close()
+    def victim(directory):
+        child = waiting.pop()
+        child.stdin.write(f"{directory}\n")
+        child.stdin.close()
+        prepare()
+        return child
+
+    prepare()
+    yield victim
+    for child in waiting:
+        child.kill()
+        child.communicate()
 
 
 def kill_after(victims, directory, number, delay):
     """kill -9, `delay` seconds after the file of that number has appeared."""
     child = victims(directory)
     give_up = time.monotonic() + 120
-    while not (directory / f"block_{number:05d}.nc").exists() and time.monotonic() < give_up:
+    while not (directory / f"block_{number:05d}.nc").exists() and child.poll() is None:
+        assert time.monotonic() < give_up, "it does not sample"
         time.sleep(0.0005)
     time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    while Path(f"/proc/{child}").exists() and time.monotonic() < give_up:
-        time.sleep(0.001)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL, "it was alive when it was killed"
 
 
 def killed_and_resumed(victims, directory, seed, reference):
     number, delay = np.random.default_rng(seed).uniform([0, 0], [45, 0.03])
     kill_after(victims, directory, int(number), delay)
-    made = len(blocks(directory))
-    assert number < made < 60, "it was alive when it was killed"
+    assert number < len(blocks(directory)) < 60
     with sample(model, **OPTIONS, directory=directory, resume=True) as tree:
         assert_same(tree, reference)
     assert len(blocks(directory)) == 60 and not list(directory.glob(".*.partial"))

@@ -87,7 +87,9 @@ def smallest(result):
     return min(p for u, _ in result.values() for p in p_values(u))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=pytest.mark.slow) if k in ("MALA", "AdjustedMCLMC") else k for k in KERNELS]
+)
 def test_ranks_of_outputs_kernel_and_likelihood_are_uniform(name):
     kernel, warmup, thinning = KERNELS[name]
     result, accepted = calibrate(kernel(bnn.model), warmup, thinning)

@@ -39,8 +39,8 @@ def to_datatree(
     Streamed statistics, arrays (chain, block, ...) of block means `name` and `name_square`, make the group stream.
     """
     groups: dict[str, xr.Dataset] = {
-        "posterior": _dataset(posterior, dims, coords, ("chain", "draw")),
-        "sample_stats": _dataset(arviz_names(stats), {**_STAT_DIMS, **dims}, coords, ("chain", "draw")),
+        "posterior": labelled(posterior, dims, coords, ("chain", "draw")),
+        "sample_stats": labelled(arviz_names(stats), {**_STAT_DIMS, **dims}, coords, ("chain", "draw")),
     }
     # Every statistic may be streamed; chain and draw are dimensions of the posterior nevertheless.
     for name in ("chain", "draw"):
@@ -48,15 +48,15 @@ def to_datatree(
             groups["posterior"] = groups["posterior"].assign_coords({name: groups["sample_stats"][name]})
     if stream:
         shared = {square_name(name): event_dims(name, stream[name].ndim - 2, dims) for name in stream}
-        groups["stream"] = _dataset(stream, {**shared, **dims}, coords, ("chain", "block"))
+        groups["stream"] = labelled(stream, {**shared, **dims}, coords, ("chain", "block"))
         groups["stream"].attrs["draws_per_block"] = int(draws_per_block)
     for group in ("posterior", "stream"):
         if group in groups and "point" in groups[group].dims and task is not None:
             split = np.where(groups[group]["point"].values < task.points, "train", "test")
             groups[group] = groups[group].assign_coords(split=("point", split))
     if task is not None:
-        groups["observed_data"] = _dataset({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
-        groups["constant_data"] = _constant_data(net, task, coords)
+        groups["observed_data"] = labelled({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
+        groups["constant_data"] = constant_data(net, task, coords)
     attrs = {"inference_library": "numpyro", "inference_library_version": version("numpyro")}
     groups["posterior"] = groups["posterior"].assign_attrs(attrs)
     return xr.DataTree.from_dict(groups, name="fieldprob")
@@ -75,7 +75,8 @@ def arviz_names(stats: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-def _constant_data(net, task, coords) -> xr.Dataset:
+def constant_data(net, task, coords) -> xr.Dataset:
+    """What was given: inputs, noise, test points."""
     noise_dims = ((), ("train_point",), ("train_point", "train_point_"))
     data = {"X": task.X, "noise_variance": task.noise_variance}
     names: dict[str, tuple[str, ...]] = {
@@ -90,12 +91,13 @@ def _constant_data(net, task, coords) -> xr.Dataset:
         data["X_test"], names["X_test"] = task.X_test, ("test_point", "input")
         if task.y_test is not None:
             data["y_test"], names["y_test"] = task.y_test, ("test_point", "output")
-    return _dataset({name: np.asarray(value) for name, value in data.items()}, names, coords).assign_attrs(
+    return labelled({name: np.asarray(value) for name, value in data.items()}, names, coords).assign_attrs(
         task=task.name
     )
 
 
-def _dataset(data, dims, coords, sample_dims: tuple[str, ...] = ()) -> xr.Dataset:
+def labelled(data, dims, coords, sample_dims: tuple[str, ...] = ()) -> xr.Dataset:
+    """Arrays (sample dimensions, ...) as a Dataset with named dimensions and coordinates."""
     variables = {}
     for name, value in data.items():
         event = value.ndim - len(sample_dims)

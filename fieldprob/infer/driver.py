@@ -133,7 +133,7 @@ def sample(
     if chains_per_task is not None:
         raise ValueError(f"chains_per_task is {chains_per_task}, but there is no scheduler: give one, or leave it out.")
     _check_numbers(draws, chains, warmup, thinning, draws_per_block, time_limit)
-    _check_seed(seed, chains)
+    check_seed(seed, chains)
     settings: dict[str, Any] = {"chains": int(chains), "thinning": int(thinning)}
     is_network = hasattr(prior, "faces")
     stream = _names(stream)
@@ -175,7 +175,7 @@ def sample(
         raise ValueError(f"stream names {clash[0]} and {clash[0]}_square, which is the mean of its square: rename one.")
     if not isinstance(sampler, MCMCKernel):
         raise TypeError(f"kernel is {kernel!r}: give a function model -> MCMCKernel, e.g. numpyro.infer.NUTS.")
-    settings |= {"kernel": type(sampler).__name__, "float": str(jax.numpy.result_type(float)), "seed": _seed_text(seed)}
+    settings |= {"kernel": type(sampler).__name__, "float": str(jax.numpy.result_type(float)), "seed": seed_text(seed)}
     details = {"kernel_settings": _kernel_settings(sampler), "data": _digest((prior if is_network else None, task))}
 
     if resume and directory is None:
@@ -232,7 +232,7 @@ def _on_workers(
         optional = name == "chains_per_task" and value is None
         if not optional and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
             raise ValueError(f"{name} is {value!r}: give an integer of at least 1.")
-    _check_seed(seed, chains)
+    check_seed(seed, chains)
     if resume and directory is None:
         raise ValueError("resume is True, but there is no directory: give the directory of the run to go on with.")
     if directory is not None and not resume and any(Path(directory).glob("*")):
@@ -282,7 +282,8 @@ def _check_points(kernel_points, task) -> None:
         )
 
 
-def _check_seed(seed, chains: int | None = None) -> None:
+def check_seed(seed, chains: int | None = None) -> None:
+    """Raise a TypeError unless it is an integer, a JAX key or a key for each of the chains."""
     is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if is_integer and 0 <= seed < 2**63:
         return
@@ -373,5 +374,6 @@ def _digest(tree) -> str:
     return digest.hexdigest()[:16]
 
 
-def _seed_text(seed) -> str:
+def seed_text(seed) -> str:
+    """A seed for the stored settings."""
     return str(int(seed)) if isinstance(seed, int | np.integer) else str(jax.random.key_data(seed).tolist())

@@ -50,7 +50,9 @@ class LangevinState(NamedTuple):
     rng_key: Any
 
 
-class _Overdamped(Kernel):
+class LangevinKernel(Kernel):
+    """What the Langevin samplers share: temperature, mobility, weight decay, and several steps a draw."""
+
     def __init__(self, model, potential_fn, step_size, temperature, mobility, weight_decay, num_steps, **kwargs):
         super().__init__(model, potential_fn, **kwargs)
         for name, value in (("step_size", step_size), ("temperature", temperature)):
@@ -140,7 +142,7 @@ class _Overdamped(Kernel):
         return {"z": to_z(new.position), "potential_energy": -self._temperature * new.logdensity, "z_grad": grad}
 
 
-class ULA(_Overdamped):
+class ULA(LangevinKernel):
     """Unadjusted Langevin: z' = z − ημ∇U(z) + √(2ημT) ξ. Training as the papers write it, bias included.
 
     The bias is of the size ηλ/2 in a direction of curvature λ (theory 01, B5), largest in those that the data fix.
@@ -183,7 +185,7 @@ class ULA(_Overdamped):
         return new._replace(diverging=~jnp.isfinite(new.potential_energy))
 
 
-class LeimkuhlerMatthews(_Overdamped):
+class LeimkuhlerMatthews(LangevinKernel):
     """The Leimkuhler–Matthews method: z' = z − ημ∇U(z) + √(ημT/2)(ξ_n + ξ_{n+1}).
 
     One gradient a step, as ULA, and the exact variance for a quadratic potential at any stable step (theory 01, B7;
@@ -219,7 +221,7 @@ class LeimkuhlerMatthews(_Overdamped):
         return state._replace(z=z, z_grad=grad, potential_energy=energy, noise=noise, diverging=~jnp.isfinite(energy))
 
 
-class MALA(_Overdamped):
+class MALA(LangevinKernel):
     """Metropolis-adjusted Langevin (BlackJAX's): a step of `ULA` as a proposal, exact for any potential and step.
 
     Args:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import ghmc
 
 from fieldprob.infer.samplers.base import DIVERGENCE, StepSize, float_dtype, normal_like, select
-from fieldprob.infer.samplers.langevin import _Overdamped
+from fieldprob.infer.samplers.langevin import LangevinKernel
 
 
 class UnderdampedState(NamedTuple):
@@ -47,7 +47,7 @@ class UnderdampedState(NamedTuple):
     rng_key: Any
 
 
-class _Kinetic(_Overdamped):
+class _Kinetic(LangevinKernel):
     def __init__(self, model, potential_fn, friction, *args, **kwargs):
         super().__init__(model, potential_fn, *args, **kwargs)
         if not float(friction) > 0:

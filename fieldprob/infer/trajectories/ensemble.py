@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fieldprob.infer import layout
-from fieldprob.infer.datatree import _constant_data, _dataset, event_dims
-from fieldprob.infer.driver import _check_seed, _seed_text
+from fieldprob.infer.datatree import constant_data, event_dims, labelled
+from fieldprob.infer.driver import check_seed, seed_text
 from fieldprob.infer.samplers.base import per_site
 from fieldprob.infer.trajectories.dynamics import Dynamics
 from fieldprob.infer.trajectories.problem import Problem, describe
@@ -98,7 +98,7 @@ def trajectories(
     >>> dict(tree["trajectory"].sizes)
     {'particle': 100, 'time': 3}
     """
-    _check_seed(seed)
+    check_seed(seed)
     times = _times(times)
     if not isinstance(dynamics, Dynamics):
         raise TypeError(f"dynamics is {dynamics!r}: give Langevin(...), GradientDescent(...) or GradientFlow(...).")
@@ -116,7 +116,7 @@ def trajectories(
         "prior": problem.name, "dynamics": repr(dynamics), "mobility": _text(mobility),
         "weight_decay": _text(weight_decay), "particles": record.done, "batch": batch,
         "layout": layout.describe(devices), "float": str(ravel_pytree(problem.example)[0].dtype),
-        "seed": _seed_text(seed), "reference_time": None if reference is None else float(reached[reference]),
+        "seed": seed_text(seed), "reference_time": None if reference is None else float(reached[reference]),
     }  # fmt: skip
     tree = _tree(record, prior if hasattr(prior, "faces") else None, task, dims or {}, dict(coords or {}), reached)
     tree.attrs |= {"settings": json.dumps(settings), "interrupted": int(interrupted)}
@@ -283,13 +283,13 @@ def _tree(record, net, task, dims, coords, reached) -> xr.DataTree:
             known = event_dims(name, next(iter(parts.values())).ndim - len(record.sample_dims), dims)
             for end, array in parts.items():
                 arrays[name + end], named[name + end] = array, known
-        groups[group] = _dataset(arrays, named, coords, record.sample_dims)
+        groups[group] = labelled(arrays, named, coords, record.sample_dims)
     if "point" in groups[_GROUPS[0]].dims and task is not None:
         split = np.where(groups[_GROUPS[0]]["point"].values < task.points, "train", "test")
         groups[_GROUPS[0]] = groups[_GROUPS[0]].assign_coords(split=("point", split))
     if task is not None and hasattr(task, "noise_variance"):
-        groups["observed_data"] = _dataset({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
-        groups["constant_data"] = _constant_data(net, task, coords)
+        groups["observed_data"] = labelled({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
+        groups["constant_data"] = constant_data(net, task, coords)
     return xr.DataTree.from_dict(groups, name="fieldprob")
 
 
