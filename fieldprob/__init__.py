@@ -22,6 +22,7 @@ _MODULES = (
     "kernels",
     "networks",
     "plots",
+    "plots_criticality",
     "report",
     "statistics",
     "study",
@@ -33,6 +34,7 @@ _NAMES = {
     "Mlp": "fieldprob.networks",
     "Prediction": "fieldprob.prediction",
     "Result": "fieldprob.study",
+    "Sequential": "fieldprob.networks",
     "Study": "fieldprob.study",
     "Task": "fieldprob.tasks",
     "compare": "fieldprob.compare",
@@ -42,17 +44,31 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from fieldprob import activations, gp, infer, kernels, networks, plots, report, statistics, study, tasks, theory
+    from fieldprob import (
+        activations,
+        gp,
+        infer,
+        kernels,
+        networks,
+        plots,
+        plots_criticality,
+        report,
+        statistics,
+        study,
+        tasks,
+        theory,
+    )
     from fieldprob.compare import Comparison, compare
     from fieldprob.infer import sample
-    from fieldprob.networks import Mlp, regression
+    from fieldprob.networks import Mlp, Sequential, regression
     from fieldprob.prediction import Prediction
     from fieldprob.study import Result, Study, load
     from fieldprob.tasks import Task
 
 __all__ = [
-    "Comparison", "Mlp", "Prediction", "Result", "Study", "Task", "activations", "compare", "gp", "infer", "kernels",
-    "load", "networks", "plots", "regression", "report", "sample", "statistics", "study", "tasks", "theory",
+    "Comparison", "Mlp", "Prediction", "Result", "Sequential", "Study", "Task", "activations", "compare", "gp", "infer",
+    "kernels", "load", "networks", "plots", "plots_criticality", "regression", "report", "sample", "statistics",
+    "study", "tasks", "theory",
 ]  # fmt: skip
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _COLUMNS = 3
+_LINES = ("-", "--", "-.", ":")
+_ABSCISSAE = ("points", "time")  # dimensions along which a statistic is a curve
+_CURVES = 5  # of one statistic in one panel
 
 
 def comparison(comparison: Comparison) -> Figure:
@@ -41,16 +44,21 @@ def comparison(comparison: Comparison) -> Figure:
         ax.set_visible(False)
     for ax, key in zip(axes, panels, strict=False):
         ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
+        ax.tick_params(which="both", labelsize=8)
         if key is None:
             _strip(ax, {k: groups[k] for k in scalars}, theories)
         else:
-            _panel(ax, groups[key], theories)
+            draw = _panel if _abscissa(groups[key]) is None else _curve
+            draw(ax, groups[key], theories)
             ax.set_title(_name(key), fontsize=9)
+    curves = all(key is not None and _abscissa(groups[key]) for key in panels)
     handles = [
-        axes[0].errorbar([], [], [], color=c, marker=m, linestyle="none", markersize=5, label=_legend(comparison, t))
-        for t, c, m in _styles(theories)
-    ]
+        axes[0].errorbar(
+            [], [], [], color=c, marker="" if curves else m, linestyle=_LINES[k % len(_LINES)] if curves else "none",
+            markersize=5, label=_legend(comparison, t),
+        )
+        for k, (t, c, m) in enumerate(_styles(theories))
+    ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(theories), 3), frameon=False, fontsize=9)
     return figure
 
@@ -104,6 +112,47 @@ def _panel(ax: Axes, part: Any, theories: list[str]) -> None:
     ax.locator_params(nbins=5)
     ax.set_xlabel("predicted", fontsize=8)
     ax.set_ylabel("sampled", fontsize=8)
+
+
+def _abscissa(part: Any) -> str | None:
+    """The dimension along which the statistic is a curve, None where it is none."""
+    first = str(part["index"].iloc[0]).split("=")[0]
+    return first if first in _ABSCISSAE else None
+
+
+def _curve(ax: Axes, part: Any, theories: list[str]) -> None:
+    """A statistic along the number of points or time: sampled with error bars, each theory a line."""
+    labels = part["index"].astype(str).str.split(", ", n=1, expand=True)
+    part = part.assign(
+        along=labels[0].str.split("=").str[1].astype(float), curve=labels[1] if labels.shape[1] > 1 else ""
+    )
+    size = part["sampled"].abs().groupby(part["curve"], sort=False).max()
+    largest = set(size.nlargest(_CURVES).index)
+    curves = [curve for curve in size.index if curve in largest]
+    for curve in curves:
+        own = part[part["curve"] == curve]
+        one = own.drop_duplicates("along")
+        ax.errorbar(
+            one["along"], one["sampled"], 2 * one["mcse"], color="0.35", marker="o", linestyle="none", markersize=3.5,
+            elinewidth=0.8, zorder=3,
+        )  # fmt: skip
+        for k, (theory, colour, _) in enumerate(_styles(theories)):
+            line = own[own["theory"] == theory]
+            ax.plot(line["along"], line["predicted"], color=colour, linewidth=1.4, linestyle=_LINES[k % len(_LINES)])
+        if len(curves) > 1 and len(one):
+            end = one.iloc[-1]
+            ax.annotate(
+                f" {curve.split('=')[-1]}", (end["along"], end["sampled"]), fontsize=6.5, color="0.35", va="center"
+            )
+    if (part["along"] > 0).all() and part["along"].max() > 8 * part["along"].min():
+        ax.set_xscale("log")
+    shown = part[["sampled", "predicted"]].to_numpy()
+    if len(curves) == 1 and (shown > 0).all() and shown.max() > 8 * shown.min():
+        ax.set_yscale("log")
+    ax.set_box_aspect(1)
+    ax.set_xlabel(str(_abscissa(part)), fontsize=8)
+    others = curves[0].split("=")[0]
+    ax.set_ylabel(f"sampled, mean ± 2 errors{f' ({others} labelled)' if others else ''}", fontsize=8)
 
 
 def _strip(ax: Axes, scalars: dict[Any, Any], theories: list[str]) -> None:

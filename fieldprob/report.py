@@ -48,8 +48,7 @@ def run_page(result: Any, figure: bytes | None = None) -> str:
     name = str(settings.get("study", "study"))
     parts = [_heading(name, str(settings.get("doc", "")))]
     if result.interrupted:
-        draws = result.samples["posterior"].sizes.get("draw", 0)
-        parts.append(_warning(f"Interrupted: sampling was stopped after {draws} draws per chain."))
+        parts.append(_warning(f"Interrupted: sampling was stopped after {sampled(result.samples)}."))
     if figure is not None:
         parts.append(_section("Sampled against predicted", _image(figure, "Sampled against predicted")))
     if result.comparison is not None:
@@ -59,6 +58,12 @@ def run_page(result: Any, figure: bytes | None = None) -> str:
         parts.append(_section("Theories", _theories(result.predictions)))
     parts.extend(_settings_sections(settings))
     return _page(f"{name} · fieldprob", parts)
+
+
+def sampled(samples: Any) -> str:
+    """How much of it there is, in words: draws of each chain, or data sets."""
+    sizes = samples["posterior"].sizes
+    return f"{sizes['dataset']} data sets" if "dataset" in sizes else f"{sizes.get('draw', 0)} draws per chain"
 
 
 def sweep_page(
@@ -103,7 +108,10 @@ def diagnostics(samples: xr.DataTree) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     posterior = samples["posterior"]
-    found["chains × draws"] = f"{posterior.sizes.get('chain', 1)} × {posterior.sizes.get('draw', 0)}"
+    if "dataset" in posterior.sizes:
+        found["data sets"] = str(posterior.sizes["dataset"])
+    else:
+        found["chains × draws"] = f"{posterior.sizes.get('chain', 1)} × {posterior.sizes.get('draw', 0)}"
     stats = samples["sample_stats"].data_vars if "sample_stats" in samples.children else {}
     if "diverging" in stats:
         found["divergent transitions"] = str(int(np.sum(stats["diverging"])))

@@ -38,6 +38,16 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
+    # averages over data sets, along a curve of their sizes
+    ("test_error", ("points",), "mean square error of the mean predictor against clean targets"),
+    ("noisy_test_error", ("points",), "mean square error of the mean predictor against noisy targets"),
+    ("train_error", ("points",), "mean square error of the mean predictor on the noisy targets learned from"),
+    ("leave_one_out_error", ("points",), "mean square of the leave-one-out residuals"),
+    ("effective_ridge", ("points",), "ridge that one mode sees, all others included: points / tr resolvent"),
+    ("posterior_variance", ("points",), "posterior variance, averaged over test inputs"),
+    ("learnability", ("points", "mode"), "1 - posterior variance of a mode / its prior variance"),
+    ("predictor", ("points", "mode"), "coefficient of the mean predictor, averaged over data sets"),
+    ("predictor_variance", ("points", "mode"), "variance over data sets of the mean predictor's coefficient"),
 )
 
 # Latent sites: relabelling the hidden neurons, or flipping the sign of an odd one, changes them but not the network.

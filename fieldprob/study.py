@@ -111,6 +111,8 @@ class Study:
         theories: functions (prior, task) -> Prediction.
         sampling: arguments of `fieldprob.sample` (draws, chains, warmup, kernel, face, ...).
         seed: of the sampler.
+        sampler: what samples, a function (prior, task, *, seed, progress, ...) -> DataTree; `fieldprob.sample` unless
+            given, `fieldprob.infer.data_average` for a population.
 
     A study does nothing until it is asked to:
 
@@ -124,9 +126,10 @@ class Study:
     theories: Sequence[Callable[[Any, Any], Prediction]] = ()
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    sampler: Callable[..., xr.DataTree] | None = None
 
     def __post_init__(self):
-        if not callable(self.prior) and not hasattr(self.prior, "faces"):
+        if self.sampler is None and not callable(self.prior) and not hasattr(self.prior, "faces"):
             raise TypeError(
                 f"Study: prior is a {type(self.prior).__name__}; give a network or a NumPyro model (a function)"
             )
@@ -169,8 +172,9 @@ class Study:
         return predictions
 
     def sample(self, progress: bool = True) -> xr.DataTree:
-        """Draws from the posterior, as `fieldprob.sample` returns them."""
-        return sample(self.prior, self.task, **{"seed": self.seed, "progress": progress, **self.sampling})
+        """Draws from the posterior, as the sampler returns them."""
+        options = {"seed": self.seed, "progress": progress, **self.sampling}
+        return (self.sampler or sample)(self.prior, self.task, **options)
 
     def run(self, progress: bool = True) -> Result:
         """Predicts, samples and compares. Theories come first: what they refuse is known before the long part."""

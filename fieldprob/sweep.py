@@ -58,7 +58,7 @@ def summarise(numbers: pd.DataFrame | None, samples: xr.Dataset) -> pd.DataFrame
             compared.add(name)
             rows.extend(_scalar_rows(name, entries) if _is_scalar(entries) else _array_rows(name, entries))
     for name, draws in samples.data_vars.items():
-        if draws.ndim == 2 and str(name) not in compared:
+        if set(draws.dims) == {"chain", "draw"} and str(name) not in compared:
             mean, error = mean_and_error(draws)
             rows.append((str(name), "value", "", float(mean), float(error)))
     return pd.DataFrame(rows, columns=list(COLUMNS))

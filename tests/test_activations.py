@@ -457,6 +457,7 @@ def test_growth_elsewhere_does_not_hide_a_jump_or_a_kink():
     assert isinstance(activations.get(lambda z: jnp.tanh(3 * z)), activations.Smooth)  # saturation is not a jump
 
 
+@pytest.mark.slow
 def test_a_steep_callable_gets_more_terms_or_a_warning_or_is_refused():
     x = np.linspace(-9, 9, 40_001)
     w = stats.norm.pdf(x) * (x[1] - x[0])

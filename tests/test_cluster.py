@@ -116,6 +116,7 @@ def test_a_directory_that_holds_something_is_not_written_over(problem, tmp_path)
         fp.sample(*problem, **SETTINGS, scheduler="local", directory=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_study_file_spreads_its_chains(client, tmp_path, capsys):
     words = ["bnn", "--width", "4", "--train", "6", "--test", "3", "--draws", "10", "--chains", "2", "--warmup", "10"]
     assert main(["run", *words, "--out", str(tmp_path), "--scheduler", client.scheduler.address]) == 0

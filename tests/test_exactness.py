@@ -55,7 +55,7 @@ def assert_same(a, b):
         ("erf", 1, "standard"),
         pytest.param("erf", 2, "mean-field", marks=pytest.mark.slow),
         pytest.param("relu", 1, "mean-field", marks=pytest.mark.slow),
-        ("relu", 2, "standard"),
+        pytest.param("relu", 2, "standard", marks=pytest.mark.slow),
     ],
 )
 def test_every_face_has_the_posterior_of_brute_force(phi, depth, scaling):
@@ -114,6 +114,7 @@ def test_limit_is_approached_as_one_over_width_at_standard_scaling():
     assert np.max(np.abs(slopes)) > 8  # the 1/N term is resolved
 
 
+@pytest.mark.slow
 def test_mean_field_adaptation_does_not_vanish_with_width():
     """At mean-field scaling the kernel moves by O(1) however wide the network; at standard scaling by O(1/N)."""
     task = small_task(points=4, noise=0.3)

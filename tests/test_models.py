@@ -46,6 +46,18 @@ def test_sampled_hyperparameters_agree_with_quadrature():
     assert comparison.verdicts["limit"] == "differs"
 
 
+@pytest.mark.slow
+def test_slopes_and_noise_that_differs_from_point_to_point_agree_with_quadrature():
+    """Values with two noise levels and slopes of a curve: same verdicts; without the slopes the predictions differ."""
+    curve = {"data": "curve", "train": 5, "test": 5, "slopes": 4, "repeats": 8, "draws": 1000, "chains": 4}
+    study = load("gp_regression").study(**curve)
+    result = study.run(progress=False)
+    comparison = fp.compare(result.samples, result.predictions, false_alarm=1e-5)
+    assert comparison.verdicts["quadrature"] == "agrees"
+    values = load("gp_regression").hyperparameter_quadrature(None, study.task.replace(observations=()), nodes=24)
+    assert fp.compare(result.samples, values, false_alarm=1e-5).verdicts["quadrature"] == "differs"
+
+
 def test_outputs_sampled_at_fixed_hyperparameters_agree_with_the_limit():
     result = load("gp_regression").study(**SMALL, hyperparameters=False).run(progress=False)
     assert fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts["limit"] == "agrees"
@@ -63,3 +75,14 @@ def test_limit_is_approached_with_width_at_standard_scaling_only():
     assert distance["standard", 64] < 0.3 * distance["standard", 8]
     assert distance["mean-field", 64] > 0.5 * distance["mean-field", 8]
     assert distance["mean-field", 64] > 3 * distance["standard", 64]
+
+
+@pytest.mark.parametrize("features", ["gaussian", pytest.param("circle", marks=pytest.mark.slow)])
+def test_learning_curves_of_the_shipped_study_run_and_are_compared(features, tmp_path):
+    result = load("learning_curve").study(features=features, points=(10, 40), datasets=300).run(progress=False)
+    ranking = result.comparison.ranking()
+    assert ranking.index[0] == "renormalised ridge"
+    assert set(result.samples["posterior"].sizes) == {"dataset", "points", "mode"}
+    result.save(tmp_path)
+    assert fp.load(tmp_path).comparison.verdicts == result.comparison.verdicts
+    assert result.comparison.plot(tmp_path / "figure.png") is not None and (tmp_path / "figure.png").stat().st_size > 0

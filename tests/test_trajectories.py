@@ -350,6 +350,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_devices_share_the_particles_and_change_none(tmp_path):
     """Four forced host devices in a process of their own, 10 particles in batches of 8: the same particles as here."""
     path = tmp_path / "program.py"

@@ -73,6 +73,8 @@ def _values(fn: Callable, rule: HermiteRule, q: Array) -> Array:
     return fn(jnp.sqrt(q)[..., None] * z)
 
 
+# Compiled on their own: a program that differentiates many times calls them often, and holds their tables once.
+@partial(jax.jit, static_argnums=(0, 1))
 def _coefficients(fn: Callable, rule: HermiteRule, q: Array) -> Array:
     """alpha_n(q), shape (terms,) + q.shape."""
     projector = jnp.asarray(_nodes(rule)[2], q.dtype)

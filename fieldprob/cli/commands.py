@@ -63,10 +63,9 @@ def run(request: Request, file: StudyFile) -> int:
         raise KeyboardInterrupt(str(stop) or message) from None
     show(result, directory)
     if result.interrupted:
-        draws = result.samples["posterior"].sizes["draw"]
+        rest = "" if study.sampler is not None else "; the same command with --resume makes the others"
         raise KeyboardInterrupt(
-            f"interrupted; {draws} draws per chain were finished and are in {directory}; "
-            "the same command with --resume makes the others"
+            f"interrupted; {pages.sampled(result.samples)} were finished and are in {directory}{rest}"
         )
     return 0
 
@@ -287,7 +286,11 @@ def execute(
 
 
 def _sample(study: Study, blocks: Path, settings: Mapping[str, Any], further: Mapping[str, Any]) -> xr.DataTree:
-    """Samples a study into blocks, and returns the draws in memory."""
+    """Samples a study, into blocks where its sampler is `fieldprob.sample`, and returns the draws in memory."""
+    if study.sampler is not None:
+        if further:
+            raise UsageError(f"{', '.join(further)}: the sampler of this study does not take it; leave it out")
+        return study.sample(progress=True)
     stored = unfinished(blocks.parent)
     if blocks.exists() and (stored is None or stored["configuration"] != settings["configuration"]):
         shutil.rmtree(blocks)
@@ -321,7 +324,7 @@ def write_pages(result: Result, directory: Path) -> None:
 def show(result: Result, directory: Path) -> None:
     """Prints the table of a result and where it is."""
     if result.interrupted:
-        print(f"interrupted: {result.samples['posterior'].sizes['draw']} draws per chain")
+        print(f"interrupted: {pages.sampled(result.samples)}")
     if result.comparison is not None:
         table = result.comparison.rich()
         print_table(table, otherwise=repr(result.comparison))

@@ -291,9 +291,9 @@ def _align(predicted: xr.DataArray, template: xr.DataArray, theory: str) -> np.n
         )
     for dim in dims:
         here, there = template[dim].values, predicted[dim].values
-        # kernels may be recorded at some of the points; of any other dimension without labels all is expected
+        # kernels may be recorded at some of the points, and the first modes; of any other dimension all is expected
         unlabelled = all(np.array_equal(x, np.arange(len(x))) for x in (here, there))
-        if unlabelled and len(here) != len(there) and dim not in ("point", "point_"):
+        if unlabelled and len(here) != len(there) and dim not in ("point", "point_", "mode"):
             raise ValueError(
                 f"{name!r} has {len(here)} entries along {dim} in the samples and {len(there)} in the prediction of "
                 f"{theory!r}: was it made for another task?"

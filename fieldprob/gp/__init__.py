@@ -2,10 +2,26 @@
 
 `LowRank` and `Dense` are covariances over the given points, `Marginal` is the distribution of noisy outputs with its
 own gradient rule (the hot path of sampling), and `condition` gives posterior, evidence and leave-one-out residuals.
+Observations other than values at points are linear operators (`Derivative`, `Laplacian`, `Functional`, ...): `observe`
+stacks those of a task, `cross_covariance` applies them to a covariance function, `regress` does regression on them.
 """
 
 from fieldprob.gp.covariance import Covariance, Dense, LowRank
 from fieldprob.gp.marginal import Marginal, inverse_and_log_determinant
+from fieldprob.gp.observations import Observed, cross_covariance, observe, regress
+from fieldprob.gp.operators import (
+    Derivative,
+    Functional,
+    Gradient,
+    Laplacian,
+    Operator,
+    Stack,
+    Values,
+)
 from fieldprob.gp.regression import Posterior, condition
 
-__all__ = ["Covariance", "Dense", "LowRank", "Marginal", "Posterior", "condition", "inverse_and_log_determinant"]
+__all__ = [
+    "Covariance", "Dense", "Derivative", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Observed",
+    "Operator", "Posterior", "Stack", "Values", "condition", "cross_covariance", "inverse_and_log_determinant",
+    "observe", "regress",
+]  # fmt: skip

@@ -2,19 +2,32 @@
 
 With S = K + noise, resolvent S^-1 and normalised discrepancy delta = S^-1 y (Rasmussen & Williams 2006, eqs. 2.23,
 2.24, 2.30, 5.12): mean K_* delta, covariance K_** - K_* S^-1 K_*^T, log evidence -1/2 y^T delta - 1/2 log det S
-- P/2 log 2 pi, leave-one-out residual delta_i / (S^-1)_ii.
+- P/2 log 2 pi, leave-one-out residual delta_i / (S^-1)_ii and variance 1 / (S^-1)_ii.
+
+Nothing is added to S unless `jitter` says so; a system that cannot be solved is an error that says why.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from fieldprob.gp.marginal import inverse_and_log_determinant
 
 
 class Posterior(NamedTuple):
-    """Result of `condition`. One row per query point, outputs share the covariance."""
+    """Result of `condition`. One row per query point, outputs share the covariance.
+
+    Attributes:
+        mean, variance, covariance: of the noiseless outputs at the queries.
+        log_evidence: log density of all targets.
+        leave_one_out: y_i minus its prediction from all other targets.
+        leave_one_out_variance: variance of that prediction, noise of y_i included.
+        normalised_discrepancy: delta = S^-1 y.
+        jitter: the variance that was added to every noise variance.
+    """
 
     mean: Float[Array, "queries outputs"]
     variance: Float[Array, " queries"]
@@ -22,6 +35,14 @@ class Posterior(NamedTuple):
     log_evidence: Float[Array, ""]
     leave_one_out: Float[Array, "points outputs"]
     normalised_discrepancy: Float[Array, "points outputs"]
+    leave_one_out_variance: Float[Array, " points"]
+    jitter: Float[Array, ""] | float
+
+    @property
+    def leave_one_out_log_density(self) -> Float[Array, ""]:
+        """Sum of log p(y_i | all other targets) (Rasmussen & Williams 2006, eqs. 5.10-5.11)."""
+        v = self.leave_one_out_variance[:, None]
+        return -0.5 * jnp.sum(self.leave_one_out**2 / v + jnp.log(2 * jnp.pi * v))
 
 
 def add_noise(K: Float[Array, "points points"], noise_variance) -> Float[Array, "points points"]:
@@ -36,6 +57,8 @@ def condition(
     y: Float[Array, "points outputs"],
     K_cross: Float[Array, "queries points"],
     K_query: Float[Array, "queries queries"] | Float[Array, " queries"],
+    *,
+    jitter=0.0,
 ) -> Posterior:
     """Condition outputs ~ N(0, K) on y = f + noise and predict at query points (which may include the data's).
 
@@ -45,6 +68,11 @@ def condition(
         y: observations, outputs independent with the same covariance.
         K_cross: prior covariance between queries and data.
         K_query: prior covariance of the queries, or their prior variances alone: then `covariance` is None.
+        jitter: variance added to the diagonal of the noise, for singular K without noise; reported in the result.
+
+    Raises:
+        ValueError: K + noise is not positive definite, or so nearly singular that it cannot be solved. Traced values
+            are not checked; there the result is NaN or inaccurate.
 
     >>> import jax.numpy as jnp
     >>> one = jnp.ones((1, 1))
@@ -53,8 +81,10 @@ def condition(
     (1.0, 0.5)
     """
     S = add_noise(K, noise_variance)
+    S = S + jitter * jnp.eye(S.shape[-1], dtype=S.dtype)
     resolvent, log_det = inverse_and_log_determinant(S)
     delta = resolvent @ y
+    _check_solved(K, S, resolvent, noise_variance)
     points, outputs = y.shape
     log_evidence = -0.5 * (jnp.sum(y * delta) + outputs * (log_det + points * jnp.log(2 * jnp.pi)))
     gain = K_cross @ resolvent
@@ -73,4 +103,32 @@ def condition(
         log_evidence=log_evidence,
         leave_one_out=delta / jnp.diagonal(resolvent)[:, None],
         normalised_discrepancy=delta,
+        leave_one_out_variance=1.0 / jnp.diagonal(resolvent),
+        jitter=jitter,
+    )
+
+
+def _check_solved(K, S, resolvent, noise_variance) -> None:
+    """Raise unless S times its inverse is one, on a vector that has all modes: to 1e-6, in float32 to 1e-2."""
+    if any(isinstance(x, Tracer) for x in (S, resolvent)):
+        return
+    probe = np.cos(np.arange(1.0, len(S) + 1) ** 2)
+    residual = np.max(np.abs(np.asarray(S) @ (np.asarray(resolvent) @ probe) - probe))
+    if residual < (1e-6 if S.dtype == jnp.float64 else 1e-2):
+        return
+    K, S = np.asarray(K, float), np.asarray(S, float)
+    if not np.all(np.isfinite(S)):
+        raise ValueError(f"K or noise_variance has {np.sum(~np.isfinite(S))} entries that are NaN or infinite.")
+    K_eigenvalues, noise = np.linalg.eigvalsh(0.5 * (K + K.T)), np.asarray(noise_variance)
+    largest = np.abs(K_eigenvalues).max()
+    if K_eigenvalues[0] < -1e-6 * largest:
+        raise ValueError(
+            f"K is not positive semidefinite: its smallest eigenvalue is {K_eigenvalues[0]:.3g}, its largest "
+            f"{largest:.3g}. It is no covariance; check the kernel."
+        )
+    smallest = np.linalg.eigvalsh(noise)[0] if noise.ndim == 2 else noise.min()
+    raise ValueError(
+        f"noise_variance is too small ({smallest:.3g} at its smallest): the covariance of the data is singular in "
+        f"{resolvent.dtype} (relative residual {residual:.1g}), as with coincident points or fewer features than "
+        f"points. Use a larger noise_variance, remove coincident points, or pass jitter={1e-10 * largest:.1g}."
     )

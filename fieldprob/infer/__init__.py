@@ -22,6 +22,7 @@ _NAMES = {
     "ReplicaExchange": "samplers.tempering",
     "ULA": "samplers.langevin",
     "Underdamped": "samplers.underdamped",
+    "data_average": "datasets",
     "log_evidence": "samplers.ladder",
     "sample": "driver",
     "streamed_moments": "stream",
@@ -30,6 +31,7 @@ _MODULES = ("driver", "training", "trajectories")
 
 if TYPE_CHECKING:
     from fieldprob.infer import driver, training, trajectories
+    from fieldprob.infer.datasets import data_average
     from fieldprob.infer.driver import sample
     from fieldprob.infer.samplers.hilbert import HilbertHMC
     from fieldprob.infer.samplers.ladder import log_evidence
@@ -43,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GHMC", "MALA", "MCLMC", "ULA", "AdjustedMCLMC", "GradientDescent", "GradientFlow", "HilbertHMC", "Langevin",
-    "LeimkuhlerMatthews", "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "driver", "log_evidence",
-    "sample", "streamed_moments", "training", "trajectories",
+    "LeimkuhlerMatthews", "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "data_average", "driver",
+    "log_evidence", "sample", "streamed_moments", "training", "trajectories",
 ]  # fmt: skip
 
 

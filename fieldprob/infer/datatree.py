@@ -55,7 +55,7 @@ def to_datatree(
             split = np.where(groups[group]["point"].values < task.points, "train", "test")
             groups[group] = groups[group].assign_coords(split=("point", split))
     if task is not None:
-        groups["observed_data"] = labelled({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
+        groups["observed_data"] = observed_data(task, coords)
         groups["constant_data"] = constant_data(net, task, coords)
     attrs = {"inference_library": "numpyro", "inference_library_version": version("numpyro")}
     groups["posterior"] = groups["posterior"].assign_attrs(attrs)
@@ -73,6 +73,14 @@ def arviz_names(stats: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "lp" in renamed:
         renamed["lp"] = -renamed["lp"]
     return renamed
+
+
+def observed_data(task, coords) -> xr.Dataset:
+    """Targets: `y` at the training points, `y_1`, `y_2`, ... of observations through linear operators."""
+    data, names = {"y": np.asarray(task.y)}, {"y": ("train_point", "output")}
+    for i, observation in enumerate(getattr(task, "observations", ())[1:], start=1):
+        data[f"y_{i}"], names[f"y_{i}"] = np.asarray(observation.y), (f"observation_{i}", "output")
+    return labelled(data, names, coords)
 
 
 def constant_data(net, task, coords) -> xr.Dataset:

@@ -36,7 +36,7 @@ import numpyro
 from jax.core import Tracer
 
 from fieldprob.networks.mlp import Mlp
-from fieldprob.networks.regression import check_task, regression
+from fieldprob.networks.regression import check_values_only, regression
 
 # loss = factor * sum (y - f)^2, divided by the number of points or not
 _LOSSES = {"half_sum": (0.5, False), "sum": (1.0, False), "half_mean": (0.5, True), "mean": (1.0, True)}
@@ -212,7 +212,7 @@ def _prior_variances(net: Mlp, inputs: int) -> dict[str, Any]:
 def _check(net, task) -> None:
     if not isinstance(net, Mlp):
         raise TypeError(f"net is a {type(net).__name__}: give a fieldprob.Mlp.")
-    check_task(task)
+    check_values_only(task, "a training loss")
     if jnp.ndim(task.noise_variance):
         raise ValueError(
             f"noise_variance of the task has shape {jnp.shape(task.noise_variance)}: a loss that sums squares has one "

@@ -1,5 +1,27 @@
-"""Covariance functions of infinitely wide networks."""
+"""Covariance functions of infinitely wide networks: kernels, tangent kernels, derivatives, criticality, spectra."""
 
-from fieldprob.kernels.nngp import linear, nngp, nngp_diagonal
+from fieldprob.kernels import derivatives, spectra
+from fieldprob.kernels.blocks import Block, blocks, write
+from fieldprob.kernels.criticality import (
+    Criticality,
+    PhaseDiagram,
+    correlation_fixed_point,
+    correlation_susceptibility,
+    criticality,
+    edge_of_chaos,
+    phase_diagram,
+    variance_fixed_point,
+    variance_susceptibility,
+)
+from fieldprob.kernels.erf_derivatives import ErfDerivatives, erf_derivatives
+from fieldprob.kernels.network import Network
+from fieldprob.kernels.nngp import nngp, nngp_and_ntk, nngp_diagonal, ntk, ntk_diagonal
+from fieldprob.kernels.recursion import Kernels, linear
+from fieldprob.kernels.spectra import Spectrum
 
-__all__ = ["linear", "nngp", "nngp_diagonal"]
+__all__ = [
+    "Block", "Criticality", "ErfDerivatives", "Kernels", "Network", "PhaseDiagram", "Spectrum", "blocks",
+    "correlation_fixed_point", "correlation_susceptibility", "criticality", "derivatives", "edge_of_chaos",
+    "erf_derivatives", "linear", "nngp", "nngp_and_ntk", "nngp_diagonal", "ntk", "ntk_diagonal", "phase_diagram",
+    "spectra", "variance_fixed_point", "variance_susceptibility", "write",
+]  # fmt: skip

@@ -1,56 +1,39 @@
-"""The infinite-width limit of a deep network: the recursion of its layer covariances.
+"""Covariances and tangent kernels of infinitely wide fully connected networks, layer by layer.
 
-K^1 = bias + weight X X' / inputs, K^(l+1) = bias + weight E[phi(u) phi(v)] with (u, v) ~ N(0, K^l); the last one is the
-covariance of the output (Neal 1996; Lee et al. 2018, Deep neural networks as Gaussian processes, eq. 4-5).
+The formulas are in `fieldprob.kernels.recursion`.
 """
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jaxtyping import ArrayLike, Float, Num
 
-from fieldprob import activations as _activations
+from fieldprob.kernels import recursion
+from fieldprob.kernels.memory import require_memory
+from fieldprob.kernels.recursion import Kernels
 
-
-def linear(
-    X1: Float[Array, "points inputs"],
-    X2: Float[Array, "points_ inputs"],
-    weight_variance: Num[ArrayLike, ""],
-    bias_variance: Num[ArrayLike, ""],
-) -> Float[Array, "points points_"]:
-    """bias_variance + weight_variance X1 X2' / inputs: the covariance of a linear layer's outputs.
-
-    The weight variance is per fan-in: each weight has variance weight_variance / inputs.
-
-    >>> import jax.numpy as jnp
-    >>> from fieldprob import kernels
-    >>> kernels.linear(jnp.ones((1, 4)), jnp.ones((1, 4)), 2.0, 0.5).item()
-    2.5
-    """
-    product = jnp.matmul(X1, X2.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.asarray(bias_variance + weight_variance * product / X1.shape[1])
+type _Variances = Sequence | Num[ArrayLike, " layers"]
 
 
 def nngp(
-    X1: Float[Array, "points inputs"],
-    X2: Float[Array, "points_ inputs"] | None = None,
+    X1: Num[ArrayLike, "points inputs"],
+    X2: Num[ArrayLike, "points_ inputs"] | None = None,
     *,
     activations: Sequence,
-    weight_variance: Sequence | Num[ArrayLike, " layers"],
-    bias_variance: Sequence | Num[ArrayLike, " layers"],
+    weight_variance: _Variances,
+    bias_variance: _Variances,
+    every_layer: bool = True,
 ) -> list[Float[Array, "points points_"]]:
     """The covariances [K^1, ..., K^(L+1)] of the pre-activations of every layer and of the output, at infinite width.
 
     `activations` has one entry for each of the L hidden layers (names, callables or activations); `weight_variance`
     and `bias_variance` have L + 1: entry 0 for the first layer, entry L for the readout. Weight variances are per
     fan-in. With `X2` left out the kernels are those of `X1` with itself: exactly symmetric, with diagonals exactly
-    those of the recursion at equal arguments. Differentiable in the variances and in the inputs.
+    those of the recursion at equal arguments. With `every_layer=False` the list holds the output's alone, and no other
+    is kept in memory. Differentiable in the variances and in the inputs.
 
-    Raises ValueError if shapes or lengths do not match, or a variance is negative or not finite.
+    Raises ValueError if shapes or lengths do not match, or a variance is negative or not finite; MemoryError if the
+    kernels do not fit (see `blocks`).
 
     Source: Lee et al. (2018), Deep neural networks as Gaussian processes, eq. 4-5.
 
@@ -60,20 +43,61 @@ def nngp(
     >>> [k[0, 0].item() for k in K]
     [1.0, 1.0]
     """
-    X1 = _points("X1", X1)
-    layers = [_activations.get(activation) for activation in activations]
-    weight = _variances("weight_variance", weight_variance, len(layers))
-    bias = _variances("bias_variance", bias_variance, len(layers))
-    if X2 is None:
-        return _symmetric(X1, layers, weight, bias)
-    X2 = _points("X2", X2)
-    if X1.shape[1] != X2.shape[1]:
-        raise ValueError(f"X2 has {X2.shape[1]} inputs but X1 has {X1.shape[1]}: they must be points of one space")
-    return _rectangular(X1, X2, layers, weight, bias)
+    return _kernels(X1, X2, activations, weight_variance, bias_variance, tangent=False, every_layer=every_layer).nngp
+
+
+def ntk(
+    X1: Num[ArrayLike, "points inputs"],
+    X2: Num[ArrayLike, "points_ inputs"] | None = None,
+    *,
+    activations: Sequence,
+    weight_variance: _Variances,
+    bias_variance: _Variances,
+    every_layer: bool = True,
+) -> list[Float[Array, "points points_"]]:
+    """The neural tangent kernels [T^1, ..., T^(L+1)] of every layer's pre-activations and of the output.
+
+    T = sum over parameters of (d f / d theta)(d f' / d theta) at infinite width, in the NTK parametrisation: weights
+    are sqrt(weight_variance / fan-in) omega and biases sqrt(bias_variance) beta, and the gradient is with respect to
+    omega and beta, of every layer up to the one in question. T^1 = K^1. Same arguments and errors as `nngp`.
+
+    Raises ValueError also for activations that jump (sign, step), whose derivative is a distribution.
+
+    Source: Jacot, Gabriel and Hongler (2018), Neural tangent kernel, theorem 1; theory 01, A15.
+
+    >>> import jax.numpy as jnp
+    >>> from fieldprob import kernels
+    >>> T = kernels.ntk(jnp.eye(2), activations=["relu"], weight_variance=[2.0, 2.0], bias_variance=[0.0, 0.0])
+    >>> [t[0, 0].item() for t in T]
+    [1.0, 2.0]
+    """
+    return _kernels(X1, X2, activations, weight_variance, bias_variance, tangent=True, every_layer=every_layer).ntk
+
+
+def nngp_and_ntk(
+    X1: Num[ArrayLike, "points inputs"],
+    X2: Num[ArrayLike, "points_ inputs"] | None = None,
+    *,
+    activations: Sequence,
+    weight_variance: _Variances,
+    bias_variance: _Variances,
+    every_layer: bool = True,
+) -> Kernels:
+    """`nngp` and `ntk` from one pass, as a tuple `(nngp, ntk)` of lists.
+
+    With `every_layer=False` both lists hold the output's kernel alone, and no other is kept in memory.
+
+    >>> import jax.numpy as jnp
+    >>> from fieldprob import kernels
+    >>> both = kernels.nngp_and_ntk(jnp.eye(2), activations=["relu"], weight_variance=[2, 2], bias_variance=[0, 0])
+    >>> both.nngp[-1][0, 0].item(), both.ntk[-1][0, 0].item()
+    (1.0, 2.0)
+    """
+    return _kernels(X1, X2, activations, weight_variance, bias_variance, tangent=True, every_layer=every_layer)
 
 
 def nngp_diagonal(
-    X: Float[Array, "points inputs"], *, activations: Sequence, weight_variance, bias_variance
+    X: Num[ArrayLike, "points inputs"], *, activations: Sequence, weight_variance, bias_variance
 ) -> list[Float[Array, " points"]]:
     """The diagonals of the kernels of `nngp`, in O(points) memory. Same arguments, same errors.
 
@@ -83,60 +107,42 @@ def nngp_diagonal(
     >>> q[1].tolist()
     [1.0]
     """
-    X = _points("X", X)
-    layers = [_activations.get(activation) for activation in activations]
-    weight = _variances("weight_variance", weight_variance, len(layers))
-    bias = _variances("bias_variance", bias_variance, len(layers))
-    return _diagonals(X, layers, weight, bias)
+    net = recursion.architecture(activations, weight_variance, bias_variance)
+    return recursion.diagonals(net, recursion.points("X", X), tangent=False).nngp
 
 
-def _diagonals(X, layers, weight, bias):
-    q = [bias[0] + weight[0] * jnp.sum(X**2, axis=1) / X.shape[1]]
-    for phi, w, b in zip(layers, weight[1:], bias[1:], strict=True):
-        q.append(b + w * phi.dual(q[-1], q[-1], q[-1]))
-    return q
+def ntk_diagonal(
+    X: Num[ArrayLike, "points inputs"], *, activations: Sequence, weight_variance, bias_variance
+) -> list[Float[Array, " points"]]:
+    """The diagonals of the kernels of `ntk`, in O(points) memory. Same arguments, same errors.
+
+    >>> import jax.numpy as jnp
+    >>> from fieldprob import kernels
+    >>> t = kernels.ntk_diagonal(jnp.ones((1, 3)), activations=["relu"], weight_variance=[1, 2], bias_variance=[0, 0])
+    >>> t[1].tolist()
+    [2.0]
+    """
+    net = recursion.architecture(activations, weight_variance, bias_variance)
+    recursion.require_tangent(net)
+    return recursion.diagonals(net, recursion.points("X", X), tangent=True).ntk
 
 
-def _symmetric(X, layers, weight, bias):
-    # One triangle would do; the average of both costs less than packing, and makes rounding symmetric.
-    diagonal = jnp.eye(X.shape[0], dtype=bool)
-    diagonals = _diagonals(X, layers, weight, bias)
-
-    def tidy(kernel, q):
-        return jnp.where(diagonal, q[:, None], (kernel + kernel.T) / 2)
-
-    kernels = [tidy(linear(X, X, weight[0], bias[0]), diagonals[0])]
-    for phi, w, b, q, following in zip(layers, weight[1:], bias[1:], diagonals, diagonals[1:], strict=False):
-        kernels.append(tidy(b + w * phi.dual(q[:, None], kernels[-1], q[None, :]), following))
-    return kernels
+def _kernels(X1, X2, activations, weight_variance, bias_variance, *, tangent: bool, every_layer: bool) -> Kernels:
+    X1 = recursion.points("X1", X1)
+    X2 = None if X2 is None else recursion.points("X2", X2)
+    net = recursion.architecture(activations, weight_variance, bias_variance)
+    if tangent:
+        recursion.require_tangent(net)
+    return matrices(X1, X2, net, tangent=tangent, every_layer=every_layer)
 
 
-def _rectangular(X1, X2, layers, weight, bias):
-    rows, columns = _diagonals(X1, layers, weight, bias), _diagonals(X2, layers, weight, bias)
-    kernels = [linear(X1, X2, weight[0], bias[0])]
-    for phi, w, b, q1, q2 in zip(layers, weight[1:], bias[1:], rows, columns, strict=False):
-        kernels.append(b + w * phi.dual(q1[:, None], kernels[-1], q2[None, :]))
-    return kernels
-
-
-def _points(name: str, X) -> Array:
-    X = jnp.asarray(X)
-    if X.ndim != 2 or X.shape[1] == 0:
-        raise ValueError(f"{name} has shape {X.shape}: it must be (points, inputs) with at least one input")
-    return X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(jnp.result_type(float))
-
-
-def _variances(name: str, values, depth: int) -> list:
-    if np.isscalar(values) or (isinstance(values, Array | np.ndarray) and values.ndim == 0):
-        raise ValueError(f"{name} is one number: pass {depth + 1}, one for each layer and the readout last")
-    values = list(values)
-    if len(values) != depth + 1:
-        raise ValueError(
-            f"{name} has {len(values)} entries for {depth} activations: it needs {depth + 1}, the readout last"
-        )
-    for layer, value in enumerate(values):
-        if isinstance(value, Tracer):
-            continue
-        if np.ndim(value) != 0 or not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}[{layer}] = {value} must be a finite number, zero or positive")
-    return values
+def matrices(X1: Array, X2: Array | None, net: recursion.Architecture, *, tangent: bool, every_layer: bool) -> Kernels:
+    """The kernels of checked arguments, if they fit into memory."""
+    other = X1 if X2 is None else X2
+    if X1.shape[1] != other.shape[1]:
+        raise ValueError(f"X2 has {other.shape[1]} inputs but X1 has {X1.shape[1]}: they must be points of one space")
+    kept = (1 + tangent) * (len(net.activations) + 1 if every_layer else 1)
+    require_memory(X1.shape[0], other.shape[0], X1.dtype, kept, X1)
+    if X2 is None:
+        return recursion.symmetric(net, X1, tangent=tangent, every_layer=every_layer)
+    return recursion.rectangular(net, X1, X2, tangent=tangent, every_layer=every_layer)

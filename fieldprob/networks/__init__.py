@@ -1,6 +1,11 @@
 """Networks as random kernels: architectures, their scaling rules and their faces."""
 
+from fieldprob.networks.layers import AveragePooling, Convolution, Dense, Flatten, LayerNorm, Nonlinearity, Residual
 from fieldprob.networks.mlp import Mlp
 from fieldprob.networks.regression import regression
+from fieldprob.networks.sequential import Sequential
 
-__all__ = ["Mlp", "regression"]
+__all__ = [
+    "AveragePooling", "Convolution", "Dense", "Flatten", "LayerNorm", "Mlp", "Nonlinearity", "Residual", "Sequential",
+    "regression",
+]  # fmt: skip

@@ -117,10 +117,7 @@ class Mlp(eqx.Module):
     def limit_kernels(self, X1, X2=None) -> list[Float[Array, "points1 points2"]]:
         """Infinite-width kernels [kernel_0, ..., kernel_L] between points: kernel_l is the covariance of layer l + 1's
         pre-activations, kernel_L that of the outputs, 1/chi included and noise not."""
-        X1, X2 = _inputs("X1", X1), None if X2 is None else _inputs("X2", X2)
-        if X2 is not None and X1.shape[-1] != X2.shape[-1]:
-            raise ValueError(f"X1 has {X1.shape[-1]} inputs and X2 has {X2.shape[-1]}: they must be the same.")
-        return kernels.nngp(X1, X2, **self._recursion())
+        return kernels.nngp(*_point_sets(X1, X2), **self._recursion())
 
     def limit_variance(self, X) -> Float[Array, " points"]:
         """The diagonal of `limit(X)`, in O(points) memory."""
@@ -136,7 +133,28 @@ class Mlp(eqx.Module):
 
     def limit(self, X1, X2=None) -> Float[Array, "points1 points2"]:
         """Covariance of the outputs at infinite width, without noise: `limit(X)` or `limit(X1, X2)`."""
-        return self.limit_kernels(X1, X2)[-1]
+        return kernels.nngp(*_point_sets(X1, X2), every_layer=False, **self._recursion())[-1]
+
+    def limit_tangent(self, X1, X2=None) -> Float[Array, "points1 points2"]:
+        """Neural tangent kernel of the outputs at infinite width: `limit_tangent(X)` or `limit_tangent(X1, X2)`.
+
+        In the NTK parametrisation, which is this class's: the gradient of an output is with respect to the standard
+        normal weights and biases of every layer, readout included (phases of random-phase activations are not trained).
+        The 1/chi of the readout multiplies all of it, as it multiplies `limit`. Raises ValueError for activations that
+        jump.
+
+        >>> import jax.numpy as jnp
+        >>> net = Mlp(width=64, depth=2, activation="relu", weight_variance=2.0)
+        >>> net.limit_tangent(jnp.ones((1, 3))).item() / net.limit(jnp.ones((1, 3))).item()
+        3.0
+        """
+        return self.limit_tangents(X1, X2, every_layer=False)[-1]
+
+    def limit_tangents(self, X1, X2=None, *, every_layer: bool = True) -> list[Float[Array, "points1 points2"]]:
+        """Neural tangent kernels of every layer's pre-activations and of the outputs, in the order of
+        `limit_kernels`."""
+        X1, X2 = _point_sets(X1, X2)
+        return kernels.nngp_and_ntk(X1, X2, every_layer=every_layer, **self._recursion()).ntk
 
     # --- forward pass -------------------------------------------------------------------------------------------------
 
@@ -230,6 +248,13 @@ def _inputs(name: str, X) -> Float[Array, "points inputs"]:
     if not isinstance(X, Tracer) and (bad := int(np.sum(~np.isfinite(np.asarray(X))))):
         raise ValueError(f"{name} has {bad} entries that are NaN or infinite: remove them.")
     return X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(float)
+
+
+def _point_sets(X1, X2):
+    X1, X2 = _inputs("X1", X1), None if X2 is None else _inputs("X2", X2)
+    if X2 is not None and X1.shape[-1] != X2.shape[-1]:
+        raise ValueError(f"X1 has {X1.shape[-1]} inputs and X2 has {X2.shape[-1]}: they must be the same.")
+    return X1, X2
 
 
 def _integer(name: str, value) -> int:

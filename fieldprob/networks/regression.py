@@ -2,7 +2,8 @@
 that theories predict, registered as deterministic sites under the same names on every face.
 
 The likelihood needs the training points only; everything else is computed from the samples afterwards (a deterministic
-site costs nothing in a gradient).
+site costs nothing in a gradient). Observations through linear operators (derivatives, integrals) meet every face in one
+way: as functions of one input.
 """
 
 import jax
@@ -13,7 +14,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 
 from fieldprob import statistics
-from fieldprob.gp import Dense, LowRank, Marginal, condition
+from fieldprob.gp import Dense, LowRank, Marginal, Stack, Values, condition, cross_covariance, observe
 
 _RECORDED_POINTS = 24
 # Largest ratio of prior variance to noise at which float32 features leave the log density accurate to about 1e-3.
@@ -28,7 +29,8 @@ def regression(net, task, *, face: str = "collapsed", precision: str = "auto", k
 
     Args:
         net: a network; `face` must be one of `net.faces`.
-        task: a `Task`; its noise is rescaled by `net.effective_noise(task)`.
+        task: a `Task`; its noise is rescaled by `net.effective_noise(task)`. Its observations may include linear
+            operators, whatever the face.
         face: "weights" samples every weight, "collapsed" all but the readout, which is integrated out exactly (`f` and
             `f_test` are then conditional means, with `f_conditional_variance` and `f_test_conditional_variance` beside
             them), "limit" the outputs of the infinite-width Gaussian process.
@@ -62,6 +64,16 @@ def check_task(task) -> None:
     """Raise a TypeError unless this looks like a `Task`."""
     if not all(hasattr(task, name) for name in ("X", "y", "noise_variance", "X_test")):
         raise TypeError(f"task is a {type(task).__name__}: give a fieldprob.Task, e.g. fp.Task(X, y, noise_variance).")
+
+
+def check_values_only(task, what: str) -> None:
+    """Raise a TypeError unless this is a `Task` of values at points, which is all that `what` can use."""
+    check_task(task)
+    if len(getattr(task, "observations", (None,))) > 1:
+        raise TypeError(
+            f"task {task.name!r} has observations through linear operators, and {what} is for values at points: "
+            "remove them, task.replace(observations=())."
+        )
 
 
 def check_face(net, face: str) -> None:
@@ -98,6 +110,8 @@ def feature_dtype(net, task, precision: str = "auto"):
         return jnp.dtype(jnp.float32) if precision == "mixed" else default
     ratio = _signal_to_noise(net, task)
     _check_conditioning(ratio, task.points, default)
+    if len(task.observations) > 1:  # derivatives of features may be of any size
+        return jnp.dtype(jnp.float32) if precision == "mixed" else default
     accurate = ratio <= _MIXED_CONDITION and all(a.smooth for a in net.activations)
     return jnp.dtype(jnp.float32) if precision == "mixed" or (precision == "auto" and accurate) else default
 
@@ -129,7 +143,12 @@ def _weights(net, task, kernel_points):
     parameters = net.sample_hidden(task.inputs) | net.sample_readout(task.outputs)
     hidden = net.hidden(parameters, task.X)
     f = net.outputs(parameters, hidden[-1])
-    _observe(f, net.effective_noise(task), task.y)
+    if len(task.observations) == 1:
+        _observe(f, net.effective_noise(task), task.y)
+    else:
+        observed = observe(task)
+        rows = observed.operator.apply(lambda x: net.outputs(parameters, net.hidden(parameters, x[None])[-1])[0])
+        _observe(rows, net.effective_noise(observed), observed.y)
     hidden_test = net.hidden(parameters, task.X_test) if task.test_points else None
     f_all = f if hidden_test is None else jnp.concatenate([f, net.outputs(parameters, hidden_test[-1])])
     _register_outputs(task, f_all, None)
@@ -138,30 +157,46 @@ def _weights(net, task, kernel_points):
 
 def _collapsed(net, task, kernel_points, dtype):
     parameters = net.sample_hidden(task.inputs)
-    noise = net.effective_noise(task)
-    F = net.output_features(net.hidden(parameters, task.X.astype(dtype))[-1])
-    numpyro.sample("y", Marginal(LowRank(F), noise, task.outputs), obs=task.y)
+    observed = observe(task)
+    noise, several = net.effective_noise(observed), len(task.observations) > 1
+
+    def features(X):
+        return net.output_features(net.hidden(parameters, X)[-1])
+
+    def rows(dtype):
+        if several:
+            return observed.operator.apply(lambda x: features(x[None].astype(dtype))[0])
+        return features(task.X.astype(dtype))
+
+    numpyro.sample("y", Marginal(LowRank(rows(dtype)), noise, task.outputs), obs=observed.y)
 
     # From here on nothing enters the likelihood: recomputed in full precision, outside the gradient.
     hidden = net.hidden(parameters, task.X)
     hidden_test = net.hidden(parameters, task.X_test) if task.test_points else None
     F = net.output_features(hidden[-1])
     F_all = F if hidden_test is None else jnp.concatenate([F, net.output_features(hidden_test[-1])])
-    posterior = condition(F @ F.T, noise, task.y, F_all @ F.T, jnp.sum(F_all**2, axis=-1))
+    L_F = rows(task.X.dtype) if several else F
+    posterior = condition(L_F @ L_F.T, noise, observed.y, F_all @ L_F.T, jnp.sum(F_all**2, axis=-1))
     _register_outputs(task, posterior.mean, posterior.variance)
     _register_kernels(net, task, hidden, hidden_test, kernel_points)
 
 
 def _limit(net, task, kernel_points):
     X = task.X if not task.test_points else jnp.concatenate([task.X, task.X_test])
-    kernels = net.limit_kernels(X)
+    kernels, K = net.limit_kernels(X), None
+    if len(task.observations) > 1:
+        observed = observe(task)
+        K = cross_covariance(net.limit, Stack((Values(X), observed.operator)))
     # A square root that allows singular kernels (coincident points, linear networks) without jitter.
-    eigenvalues, vectors = jnp.linalg.eigh(kernels[-1])
+    eigenvalues, vectors = jnp.linalg.eigh(kernels[-1] if K is None else K)
     root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))
-    z = numpyro.sample("function", dist.Normal(0.0, 1.0).expand((X.shape[0], task.outputs)).to_event(2))
+    z = numpyro.sample("function", dist.Normal(0.0, 1.0).expand((len(root), task.outputs)).to_event(2))
     f = root @ z
-    _observe(f[: task.points], net.effective_noise(task), task.y)
-    _register_outputs(task, f, None)
+    if K is None:
+        _observe(f[: task.points], net.effective_noise(task), task.y)
+    else:
+        _observe(f[len(X) :], net.effective_noise(observed), observed.y)
+    _register_outputs(task, f[: len(X)], None)
     for layer, K in enumerate(kernels):
         numpyro.deterministic(f"kernel_{layer}", K[np.ix_(kernel_points, kernel_points)])
         if layer:

@@ -4,11 +4,18 @@ Inputs are scaled so that |x|^2 / inputs is of order one, as the first-layer ker
 `weight_variance[0] * x.x' / inputs` expects. The same seed gives the same data on any machine, at any precision.
 """
 
+from fieldprob.tasks.base import Observation as Observation
 from fieldprob.tasks.base import Task as Task
 from fieldprob.tasks.base import Values as Values
 from fieldprob.tasks.datasets import breast_cancer as breast_cancer
 from fieldprob.tasks.datasets import diabetes as diabetes
 from fieldprob.tasks.datasets import digits as digits
+from fieldprob.tasks.measures import Circle as Circle
+from fieldprob.tasks.measures import Gaussian as Gaussian
+from fieldprob.tasks.measures import Interval as Interval
+from fieldprob.tasks.measures import Pool as Pool
+from fieldprob.tasks.measures import Sphere as Sphere
+from fieldprob.tasks.population import Population as Population
 from fieldprob.tasks.teachers import cubic_teacher as cubic_teacher
 from fieldprob.tasks.teachers import ising as ising
 from fieldprob.tasks.teachers import linear_teacher as linear_teacher

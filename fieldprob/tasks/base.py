@@ -1,7 +1,8 @@
 """What is learned: observations of an unknown function, the noise they carry, and the points to predict at.
 
-A `Task` holds a tuple of observations, each with its own noise, and optional test points. Values at points (`Values`)
-are the kind that exists; `Task.X`, `Task.y` and `Task.noise_variance` show the data of a task of values at points.
+A `Task` holds a tuple of observations, each with its own noise, and optional test points. The first are values at
+points (`Values`), which `Task.X`, `Task.y` and `Task.noise_variance` show; others may observe the function through
+linear operators (`Observation`): derivatives, integrals, boundary conditions (`fieldprob.gp.operators`).
 """
 
 from typing import Any
@@ -53,6 +54,39 @@ class Values(eqx.Module):
         return self.y.shape[-1]
 
 
+class Observation(eqx.Module):
+    """What is observed of the function through a linear operator, y = L f + Gaussian noise.
+
+    Args:
+        operator: L, of `fieldprob.gp`: `Derivative(X, direction)`, `Laplacian(X)`, `Functional(nodes, weights)`, ...
+        y: targets, (rows,) or (rows, outputs); stored as (rows, outputs).
+        noise_variance: one number, one per row (rows,), or a covariance (rows, rows). The same for every output.
+
+    Raises:
+        TypeError: an operator that is none, data that are not real numbers.
+        ValueError: shapes that do not fit, NaN or infinite entries, noise that is not positive.
+    """
+
+    operator: Any
+    y: Float[Array, "rows outputs"]
+    noise_variance: NoiseVariance
+
+    def __init__(self, operator: Any, y: Any, noise_variance: Any):
+        if not hasattr(operator, "rows") or not callable(getattr(operator, "apply", None)):
+            raise TypeError(
+                f"operator is a {type(operator).__name__}: give a linear operator, such as fp.gp.Derivative(X, v)."
+            )
+        y = _targets("y", y)
+        if y.shape[0] != operator.rows:
+            raise ValueError(f"y has {_plural(y.shape[0], 'row')} but the operator has {operator.rows}: give the same.")
+        self.operator, self.y = operator, jnp.asarray(y)
+        self.noise_variance = jnp.asarray(_noise_variance(noise_variance, points=y.shape[0]))
+
+    @property
+    def outputs(self) -> int:
+        return self.y.shape[-1]
+
+
 class Task(eqx.Module):
     """Data to learn from, their noise, and points to predict at.
 
@@ -68,9 +102,10 @@ class Task(eqx.Module):
         X_test: test inputs, (test_points, inputs), or None.
         y_test: test targets, (test_points,) or (test_points, outputs), or None.
         name: what reports call the task.
+        observations: what is observed besides values at X: `Observation`s through linear operators.
 
     Raises:
-        TypeError: data that are not real numbers.
+        TypeError: data that are not real numbers, observations of another kind.
         ValueError: shapes that do not fit, no data, NaN or infinite entries, noise that is not positive.
 
     >>> import numpy as np
@@ -84,13 +119,21 @@ class Task(eqx.Module):
     Task 'three points': 3 points, 2 inputs, 1 output, 1 test point (no targets), noise variances 0.1 to 0.4
     """
 
-    observations: tuple[Values, ...]
+    observations: tuple[Values | Observation, ...]
     X_test: Float[Array, "test_points inputs"] | None
     y_test: Float[Array, "test_points outputs"] | None
     name: str = eqx.field(static=True)
 
     def __init__(
-        self, X: Any, y: Any, noise_variance: Any, X_test: Any = None, y_test: Any = None, *, name: str = "task"
+        self,
+        X: Any,
+        y: Any,
+        noise_variance: Any,
+        X_test: Any = None,
+        y_test: Any = None,
+        *,
+        name: str = "task",
+        observations: Any = (),
     ):
         if not isinstance(name, str):
             raise TypeError(f"name = {name!r} is not a string: pass what reports should call the task.")
@@ -110,7 +153,7 @@ class Task(eqx.Module):
                 raise ValueError(
                     f"y_test has {y_test.shape[1]} outputs but y has {values.outputs}: both need the same outputs."
                 )
-        self.observations = (values,)
+        self.observations = (values, *_further(observations, values.outputs))
         self.X_test = None if X_test is None else jnp.asarray(X_test)
         self.y_test = None if y_test is None else jnp.asarray(y_test)
         self.name = name
@@ -134,6 +177,7 @@ class Task(eqx.Module):
             "X_test": self.X_test,
             "y_test": self.y_test,
             "name": self.name,
+            "observations": self.observations[1:],
         }
         if unknown := sorted(changes.keys() - old.keys()):
             raise TypeError(f"replace has no argument {unknown[0]!r}: it takes {', '.join(old)}.")
@@ -142,7 +186,12 @@ class Task(eqx.Module):
     @property
     def X(self) -> Float[Array, "points inputs"]:
         """Training inputs."""
-        return self.observations[0].X
+        return self._values.X
+
+    @property
+    def _values(self) -> Values:
+        values: Any = self.observations[0]
+        return values
 
     @property
     def y(self) -> Float[Array, "points outputs"]:
@@ -157,17 +206,17 @@ class Task(eqx.Module):
     @property
     def points(self) -> int:
         """Number of training points."""
-        return self.observations[0].points
+        return self._values.points
 
     @property
     def inputs(self) -> int:
         """Input dimension."""
-        return self.observations[0].inputs
+        return self._values.inputs
 
     @property
     def outputs(self) -> int:
         """Number of outputs."""
-        return self.observations[0].outputs
+        return self._values.outputs
 
     @property
     def test_points(self) -> int:
@@ -180,9 +229,29 @@ class Task(eqx.Module):
             if self.test_points:
                 targets = "" if self.y_test is not None else " (no targets)"
                 sizes.append(_plural(self.test_points, "test point") + targets)
-            return f"Task {self.name!r}: {', '.join(sizes)}, {_describe_noise(self.noise_variance)}"
+            sizes.append(_describe_noise(self.noise_variance))
+            if further := self.observations[1:]:
+                kinds = [f"{o.y.shape[0]} of {type(o.operator).__name__}" for o in further]  # pyright: ignore
+                sizes.append(f"and observations {', '.join(kinds)}")
+            return f"Task {self.name!r}: {', '.join(sizes)}"
         except (AttributeError, IndexError, TypeError):  # leaves that are not arrays, as after a `jax.tree.map`
             return f"Task {self.name!r}"
+
+
+def _further(observations: Any, outputs: int) -> tuple[Observation, ...]:
+    if not isinstance(observations, tuple | list):
+        raise TypeError(f"observations is a {type(observations).__name__}: pass a list of Observation.")
+    for i, observation in enumerate(observations):
+        if not isinstance(observation, Observation):
+            raise TypeError(
+                f"observations[{i}] is a {type(observation).__name__}: pass fp.tasks.Observation(operator, y, "
+                "noise_variance); values at points go to X and y."
+            )
+        if observation.outputs != outputs:
+            raise ValueError(
+                f"observations[{i}] has {observation.outputs} outputs but y has {outputs}: both need the same outputs."
+            )
+    return tuple(observations)
 
 
 def _inputs(name: str, value: Any) -> Any:

@@ -1,6 +1,8 @@
 """The companion analytic module: each theory is a function (prior, task) -> `Prediction`."""
 
 from fieldprob.prediction import Prediction
+from fieldprob.theory import learning_curves
+from fieldprob.theory.dynamics import gradient_flow, langevin
 from fieldprob.theory.infinite_width import limit
 
-__all__ = ["Prediction", "limit"]
+__all__ = ["Prediction", "gradient_flow", "langevin", "learning_curves", "limit"]

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fieldprob.infer import layout
-from fieldprob.infer.datatree import constant_data, event_dims, labelled
+from fieldprob.infer.datatree import constant_data, event_dims, labelled, observed_data
 from fieldprob.infer.driver import check_seed, seed_text
 from fieldprob.infer.samplers.base import per_site
 from fieldprob.infer.trajectories.dynamics import Dynamics
@@ -288,7 +288,7 @@ def _tree(record, net, task, dims, coords, reached) -> xr.DataTree:
         split = np.where(groups[_GROUPS[0]]["point"].values < task.points, "train", "test")
         groups[_GROUPS[0]] = groups[_GROUPS[0]].assign_coords(split=("point", split))
     if task is not None and hasattr(task, "noise_variance"):
-        groups["observed_data"] = labelled({"y": np.asarray(task.y)}, {"y": ("train_point", "output")}, coords)
+        groups["observed_data"] = observed_data(task, coords)
         groups["constant_data"] = constant_data(net, task, coords)
     return xr.DataTree.from_dict(groups, name="fieldprob")
 
