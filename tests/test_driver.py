@@ -192,7 +192,8 @@ def test_the_bar_tells_acceptance_rhat_and_ess(monkeypatch, capsys):
 # ---------------------------------------------------------------------------------------------------- streaming
 
 
-@pytest.mark.parametrize("rho", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
+@pytest.mark.slow
+@pytest.mark.parametrize("rho", [0.0, 0.9])
 def test_streamed_moments_are_within_two_percent_of_arviz_on_all_draws(rho):
     """100 numbers, 4 chains of 8000 draws, 200 block means of 40 draws a chain.
 

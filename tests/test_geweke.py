@@ -105,7 +105,7 @@ def largest_score(kernel, face, marginal, **options):
         ("HilbertHMC", "collapsed", {"step_size": 0.55}),
         ("MALA", "weights", {}),
         ("GHMC", "weights", {}),
-        ("AdjustedMCLMC", "weights", {}),
+        pytest.param("AdjustedMCLMC", "weights", {}, marks=pytest.mark.slow),
         pytest.param("PreconditionedCrankNicolson", "collapsed", {}, marks=pytest.mark.slow),
     ],
 )

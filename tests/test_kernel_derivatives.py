@@ -107,7 +107,9 @@ DEEP = {
 }
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize(
+    "name", [n if n in ("erf, gelu", "erf, relu, tangent") else pytest.param(n, marks=pytest.mark.slow) for n in DEEP]
+)
 def test_derivatives_of_deep_kernels_agree_with_finite_differences(name):
     phis, tangent = DEEP[name]
     layers = len(phis) + 1

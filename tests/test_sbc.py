@@ -88,7 +88,7 @@ def smallest(result):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(k, marks=pytest.mark.slow) if k in ("MALA", "AdjustedMCLMC") else k for k in KERNELS]
+    "name", [pytest.param(k, marks=pytest.mark.slow) if k in ("MALA", "NUTS", "AdjustedMCLMC") else k for k in KERNELS]
 )
 def test_ranks_of_outputs_kernel_and_likelihood_are_uniform(name):
     kernel, warmup, thinning = KERNELS[name]

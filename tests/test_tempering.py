@@ -221,7 +221,7 @@ BARRIERS = {
 }
 
 
-@pytest.mark.parametrize("name", BARRIERS)
+@pytest.mark.parametrize("name", [pytest.param("NUTS, likelihood", marks=pytest.mark.slow), "MALA, potential"])
 def test_replica_exchange_finds_the_weights_of_two_wells_where_single_chains_never_cross(name):
     """Chains start in the wells at -1 and 1 by halves.
 
