@@ -47,7 +47,6 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("posterior_variance", ("points",), "posterior variance, averaged over test inputs"),
     ("learnability", ("points", "mode"), "1 - posterior variance of a mode / its prior variance"),
     ("predictor", ("points", "mode"), "coefficient of the mean predictor, averaged over data sets"),
-    ("predictor_variance", ("points", "mode"), "variance over data sets of the mean predictor's coefficient"),
 )
 
 # Latent sites: relabelling the hidden neurons, or flipping the sign of an odd one, changes them but not the network.

@@ -37,8 +37,8 @@ def equivalent_kernel_corrected(prior, task) -> Prediction:
     Returns:
         A `Prediction` named 'first correction', along `points`: `test_error` of the mean predictor against clean
         labels, `noisy_test_error`, `train_error`, `effective_ridge` (the ridge plus the leading posterior variance),
-        `posterior_variance`; along (`points`, `mode`) `learnability`, the average `predictor` and its
-        `predictor_variance` over data sets. All strictly to first order. `order` says how large v(x, x)/k2 gets.
+        `posterior_variance`; along (`points`, `mode`) `learnability`, the average `predictor` with its
+        variance over data sets. All strictly to first order. `order` says how large v(x, x)/k2 gets.
 
     Raises:
         TypeError: prior is no `Spectrum`, or task no population.
@@ -66,7 +66,7 @@ def equivalent_kernel_corrected(prior, task) -> Prediction:
 def predictor_covariance_corrected(prior, task) -> Float[Array, "points modes modes_"]:
     """Covariance over data sets of the mean predictor's coefficients, to first order, at every size of the population.
 
-    Its diagonal is `predictor_variance` of `equivalent_kernel_corrected`; same arguments, same errors.
+    Its diagonal is the variance of `predictor` in `equivalent_kernel_corrected`; same arguments, same errors.
 
     >>> from types import SimpleNamespace as Population
     >>> import fieldprob as fp

@@ -27,7 +27,7 @@ def equivalent_kernel(prior, task) -> Prediction:
         A `Prediction` named 'equivalent kernel', along `points`: `test_error` of the mean predictor against clean
         labels, `noisy_test_error` and, equal to it at this order, `train_error`; `posterior_variance` averaged over
         inputs; `effective_ridge` (the model's own here); and along (`points`, `mode`) `learnability`, the average
-        `predictor` and its `predictor_variance` over data sets, zero at this order.
+        `predictor`. Its variance over data sets is of the next order.
 
     Raises:
         TypeError: prior is no `Spectrum`, or task no population.
@@ -64,5 +64,4 @@ def _curve(s: Setting):
         "posterior_variance": jnp.sum(spectrum.weights * (1 - L), axis=1) + spectrum.tail,
         "learnability": L,
         "predictor": L * y,
-        "predictor_variance": jnp.zeros_like(L),
     }

@@ -37,7 +37,7 @@ def renormalised_ridge(prior, task) -> Prediction:
         A `Prediction` named 'renormalised ridge', along `points`: `test_error` of the mean predictor against clean
         labels, `noisy_test_error`, `train_error` (against the noisy labels learned from), `effective_ridge`,
         `posterior_variance` averaged over inputs; and along (`points`, `mode`) `learnability`, the average `predictor`
-        and `predictor_variance` over data sets, of the one listed function of each eigenspace.
+        with its variance over data sets, of the one listed function of each eigenspace.
 
     Raises:
         TypeError: prior is no `Spectrum`, or task no population.
@@ -71,7 +71,7 @@ def renormalised_ridge(prior, task) -> Prediction:
 def predictor_covariance(prior, task) -> Float[Array, "points modes modes_"]:
     """Covariance over data sets of the mean predictor's coefficients, at every size of the population.
 
-    Its diagonal is `predictor_variance` of `renormalised_ridge`; same arguments, same errors.
+    Its diagonal is the variance of `predictor` in `renormalised_ridge`; same arguments, same errors.
 
     >>> import fieldprob as fp
     >>> from types import SimpleNamespace as Population

@@ -69,13 +69,14 @@ def positive_ridge(s: Setting) -> None:
         )
 
 
-def curve(s: Setting, *, order: str, source: str, **mean: Array) -> Prediction:
-    """A prediction with the coordinates of a learning curve."""
+def curve(s: Setting, *, order: str, source: str, predictor_variance: Array | None = None, **mean: Array) -> Prediction:
+    """A prediction with the coordinates of a learning curve; `predictor_variance` is over data sets."""
     labels = [label if isinstance(label, int | float | str) else str(label) for label in s.spectrum.labels]
     coords: dict = {"points": s.sizes}
     if any(value.ndim == 2 for value in mean.values()):
         coords["mode"] = tuple(labels)
-    return Prediction(theory=s.theory, order=order, source=source, mean=mean, coords=coords)
+    variance = {} if predictor_variance is None else {"predictor": predictor_variance}
+    return Prediction(theory=s.theory, order=order, source=source, mean=mean, variance=variance, coords=coords)
 
 
 def _variance(name: str, value: Any) -> Array:
