@@ -11,26 +11,29 @@ learning.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax.core import Tracer
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from fieldprob import kernels
 from fieldprob.activations import Activation, get
-from fieldprob.gp.covariance import LowRank
+from fieldprob.networks.arguments import (
+    _gamma,
+    _inputs,
+    _integer,
+    _is_zero,
+    _per_layer,
+    _point_sets,
+    _standard_normal,
+    _variances,
+)
+from fieldprob.networks.network import Network
 
-_SCALINGS = {"standard": 1.0, "mean-field": 2.0}
 
-
-class Mlp(eqx.Module):
+class Mlp(Network):
     """A fully connected network of any depth, with Gaussian weights.
 
     Args:
@@ -101,13 +104,6 @@ class Mlp(eqx.Module):
     def chi(self) -> float:
         """N^(gamma - 1) with N the width of the last hidden layer: 1 in standard, N in mean-field scaling."""
         return float(self.widths[-1]) ** (self.gamma - 1.0)
-
-    def effective_noise(self, task):
-        """The noise variance of the likelihood: the task's divided by chi (unless `rescale_noise` is False).
-
-        Has the shape of `task.noise_variance`.
-        """
-        return task.noise_variance / self.chi if self.rescale_noise else task.noise_variance
 
     def _output_variances(self):
         return self.readout_variance / self.chi, self.bias_variance[-1] / self.chi
@@ -197,21 +193,6 @@ class Mlp(eqx.Module):
             layers.append(h)
         return layers
 
-    def output_features(self, phi: Float[Array, "points neurons"]) -> Float[Array, "points features"]:
-        """Features F of the last hidden layer's activations whose Gram matrix F F^T is kernel_L, bias included."""
-        readout, bias = self._output_variances()
-        F = phi * jnp.sqrt(readout / phi.shape[-1]).astype(phi.dtype)
-        if _is_zero(self.bias_variance[-1]):
-            return F
-        return jnp.concatenate([F, jnp.full_like(F[:, :1], 1.0) * jnp.sqrt(bias).astype(F.dtype)], axis=1)
-
-    def outputs(self, parameters, phi: Float[Array, "points neurons"]) -> Float[Array, "points outputs"]:
-        """Outputs for given readout parameters and last activations."""
-        readout, bias = self._output_variances()
-        f = phi @ parameters["readout"] * jnp.sqrt(readout / phi.shape[-1])
-        name = f"bias_{self.depth}"
-        return f + jnp.sqrt(bias) * parameters[name] if name in parameters else f
-
     def layer_kernels(self, hidden, X: Float[Array, "points inputs"]) -> list[Float[Array, "points points"]]:
         """[kernel_0, ..., kernel_L] of a finite network with activations `hidden` at the points X."""
         result = [kernels.linear(X, X, self.weight_variance[0], self.bias_variance[0])]
@@ -220,86 +201,3 @@ class Mlp(eqx.Module):
             result.append(gram + self.bias_variance[layer])
         F = self.output_features(hidden[-1])
         return [*result, F @ F.T]
-
-    # --- faces as NumPyro statements ----------------------------------------------------------------------------------
-
-    def weights(self, X, outputs: int = 1) -> Float[Array, "points outputs"]:
-        """Sample every weight (NumPyro sites) and return the outputs f(X)."""
-        X = _inputs("X", X)
-        parameters = self.sample_hidden(X.shape[-1]) | self.sample_readout(outputs)
-        return self.outputs(parameters, self.hidden(parameters, X)[-1])
-
-    def collapsed(self, X) -> LowRank:
-        """Sample every weight but the readout (NumPyro sites) and return the covariance of the outputs given them."""
-        X = _inputs("X", X)
-        return LowRank(self.output_features(self.hidden(self.sample_hidden(X.shape[-1]), X)[-1]))
-
-
-def _standard_normal(name: str, *shape: int) -> Any:
-    return numpyro.sample(name, dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape)))
-
-
-def _inputs(name: str, X) -> Float[Array, "points inputs"]:
-    X = jnp.asarray(X)
-    if X.ndim != 2:
-        raise ValueError(f"{name} has shape {X.shape}: give (points, inputs).")
-    if jnp.issubdtype(X.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} is complex ({X.dtype}): give real inputs.")
-    if not isinstance(X, Tracer) and (bad := int(np.sum(~np.isfinite(np.asarray(X))))):
-        raise ValueError(f"{name} has {bad} entries that are NaN or infinite: remove them.")
-    return X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(float)
-
-
-def _point_sets(X1, X2):
-    X1, X2 = _inputs("X1", X1), None if X2 is None else _inputs("X2", X2)
-    if X2 is not None and X1.shape[-1] != X2.shape[-1]:
-        raise ValueError(f"X1 has {X1.shape[-1]} inputs and X2 has {X2.shape[-1]}: they must be the same.")
-    return X1, X2
-
-
-def _integer(name: str, value) -> int:
-    """A whole number of at least 1."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(f"{name} is {value!r}: give an integer of at least 1.")
-    return int(value)
-
-
-def _is_zero(variance) -> bool:
-    return not isinstance(variance, Tracer) and float(variance) == 0.0
-
-
-def _per_layer(name: str, value, layers: int) -> tuple:
-    """One value for each layer, from one value or a sequence of exactly `layers`."""
-    if getattr(value, "ndim", 0) == 1:
-        value = tuple(value)
-    if isinstance(value, str) or callable(value) or not isinstance(value, Sequence):
-        return (value,) * layers
-    if len(value) != layers:
-        raise ValueError(f"{name} has {len(value)} entries, but there are {layers} layers: give one value or {layers}.")
-    return tuple(value)
-
-
-def _variances(name: str, value, layers: int, *, positive: bool) -> tuple:
-    values = _per_layer(name, value, layers)
-    for v in values:
-        if isinstance(v, Tracer):
-            continue
-        try:
-            number = float("refused" if isinstance(v, str | bool) else v)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} is {value!r}: give a number, or one for each of {layers} layers.") from None
-        if not (number > 0 if positive else number >= 0) or number == float("inf"):
-            need = "positive" if positive else "zero or positive"
-            raise ValueError(f"{name} is {value!r}: a variance must be {need} and finite.")
-    return tuple(v if isinstance(v, jax.Array | Tracer) else float(v) for v in values)
-
-
-def _gamma(scaling) -> float:
-    if isinstance(scaling, str):
-        if scaling not in _SCALINGS:
-            raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
-        return _SCALINGS[scaling]
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float | np.number) or not 1.0 <= scaling <= 2.0:
-        raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
-    return float(scaling)

@@ -10,20 +10,19 @@ arguments at the same one).
 """
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from fieldprob.activations import Activation
-from fieldprob.gp.covariance import LowRank
+from fieldprob.networks.arguments import _gamma, _inputs, _integer, _is_zero
 from fieldprob.networks.layers import AveragePooling, Dense, Layer, Nonlinearity, Residual, Space
 from fieldprob.networks.layers.base import standard_normal
 from fieldprob.networks.layers.limit import of_inputs
 from fieldprob.networks.layers.residual import as_layer
-from fieldprob.networks.mlp import _gamma, _inputs, _integer, _is_zero
+from fieldprob.networks.network import Network
 
 
-class Sequential(eqx.Module):
+class Sequential(Network):
     """A network of layers one after the other, with Gaussian weights.
 
     Args:
@@ -120,13 +119,6 @@ class Sequential(eqx.Module):
         """N^(gamma - 1), N the width (channels) of the last hidden layer: 1 in standard, N in mean-field scaling."""
         widths = [layer.width for layer in _flat(self.layers) if layer.weight_layers]  # pyright: ignore[reportAttributeAccessIssue]
         return float(widths[-1]) ** (self.gamma - 1.0)
-
-    def effective_noise(self, task):
-        """The noise variance of the likelihood: the task's divided by chi (unless `rescale_noise` is False).
-
-        Has the shape of `task.noise_variance`.
-        """
-        return task.noise_variance / self.chi if self.rescale_noise else task.noise_variance
 
     def _output_variances(self):
         return self.readout.weight_variance / self.chi, self.readout.bias_variance / self.chi
@@ -232,21 +224,6 @@ class Sequential(eqx.Module):
             h = layer.forward(parameters, h, space, index, taken)
         return [*taken[1:], h]
 
-    def output_features(self, phi: Float[Array, "points neurons"]) -> Float[Array, "points features"]:
-        """Features F of what the readout takes in whose Gram matrix F F^T is kernel_L, bias included."""
-        readout, bias = self._output_variances()
-        F = phi * jnp.sqrt(readout / phi.shape[-1]).astype(phi.dtype)
-        if _is_zero(self.readout.bias_variance):
-            return F
-        return jnp.concatenate([F, jnp.full_like(F[:, :1], 1.0) * jnp.sqrt(bias).astype(F.dtype)], axis=1)
-
-    def outputs(self, parameters, phi: Float[Array, "points neurons"]) -> Float[Array, "points outputs"]:
-        """Outputs for given readout parameters and what the readout takes in."""
-        readout, bias = self._output_variances()
-        f = phi @ parameters["readout"] * jnp.sqrt(readout / phi.shape[-1])
-        name = f"bias_{self.depth}"
-        return f + jnp.sqrt(bias) * parameters[name] if name in parameters else f
-
     def layer_kernels(self, hidden, X: Float[Array, "points inputs"]) -> list[Float[Array, "points points"]]:
         """[kernel_0, ..., kernel_L] of a finite network with `hidden` at the points X."""
         h = self._arrange("X", X)
@@ -255,19 +232,6 @@ class Sequential(eqx.Module):
             result += layer.grams(taken[index : index + layer.weight_layers], space)
         F = self.output_features(hidden[-1])
         return [*result, F @ F.T]
-
-    # --- faces as NumPyro statements ----------------------------------------------------------------------------------
-
-    def weights(self, X, outputs: int = 1) -> Float[Array, "points outputs"]:
-        """Sample every weight (NumPyro sites) and return the outputs f(X)."""
-        X = _inputs("X", X)
-        parameters = self.sample_hidden(X.shape[-1]) | self.sample_readout(outputs)
-        return self.outputs(parameters, self.hidden(parameters, X)[-1])
-
-    def collapsed(self, X) -> LowRank:
-        """Sample every weight but the readout (NumPyro sites) and return the covariance of the outputs given them."""
-        X = _inputs("X", X)
-        return LowRank(self.output_features(self.hidden(self.sample_hidden(X.shape[-1]), X)[-1]))
 
 
 def _flat(layers):

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fieldprob.networks.arguments import _integer, _variances
 from fieldprob.networks.layers.base import Space
 from fieldprob.networks.layers.dense import Weights
-from fieldprob.networks.mlp import _integer, _variances
 
 _BOUNDARIES = ("circular", "zero")
 

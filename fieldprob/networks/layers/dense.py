@@ -15,8 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fieldprob.networks.arguments import _integer, _is_zero, _variances
 from fieldprob.networks.layers.base import Layer, Space, standard_normal
-from fieldprob.networks.mlp import _integer, _is_zero, _variances
 
 
 class Weights(Layer):

@@ -13,8 +13,8 @@ arXiv:1912.02803, for the tangent kernel).
 import equinox as eqx
 import jax.numpy as jnp
 
+from fieldprob.networks.arguments import _variances
 from fieldprob.networks.layers.base import Layer
-from fieldprob.networks.mlp import _variances
 
 
 class LayerNorm(Layer):
