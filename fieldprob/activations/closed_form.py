@@ -67,11 +67,11 @@ class Erf(Activation):
         return erf(self.scale * z)
 
     def _root(self, a, c, b):
-        return jnp.sqrt(1 + 2 * a + 2 * b + 4 * determinant(a, c, b))
+        return jnp.sqrt(1 + 2 * (a + b) + 4 * determinant(a, c, b))
 
     def _dual(self, a, c, b):
         a, c, b = (self.scale**2 * x for x in (a, c, b))
-        return (2 / jnp.pi) * jnp.arctan2(2 * c, self._root(a, c, b))
+        return (2 / jnp.pi) * jnp.arctan(2 * c / self._root(a, c, b))
 
     def _dual_derivative(self, a, c, b):
         a, c, b = (self.scale**2 * x for x in (a, c, b))
@@ -98,15 +98,15 @@ class GELU(Activation):
 
     def _dual(self, a, c, b):
         det = determinant(a, c, b)
-        root = jnp.sqrt(1 + a + b + det)
+        root = jnp.sqrt(1 + (a + b) + det)
         reciprocals = 1 / (1 + a) + 1 / (1 + b)
-        return c / 4 + (c * jnp.arctan2(c, root) + (det + c * c * reciprocals) / root) / (2 * jnp.pi)
+        return c / 4 + (c * jnp.arctan(c / root) + (det + c * c * reciprocals) / root) / (2 * jnp.pi)
 
     def _dual_derivative(self, a, c, b):
-        delta = 1 + a + b + determinant(a, c, b)
+        delta = 1 + (a + b) + determinant(a, c, b)
         root = jnp.sqrt(delta)
-        reciprocals = 1 / (1 + a) + 1 / (1 + b) + 1 / delta
-        return 1 / 4 + (jnp.arctan2(c, root) + c * reciprocals / root) / (2 * jnp.pi)
+        reciprocals = (1 / (1 + a) + 1 / (1 + b)) + 1 / delta
+        return 1 / 4 + (jnp.arctan(c / root) + c * reciprocals / root) / (2 * jnp.pi)
 
 
 def _damped_sinh(a: Array, c: Array, b: Array) -> Array:
@@ -226,15 +226,15 @@ class Monomial(Activation):
         if self.power == 2:
             return a * b + 2 * c**2
         if self.power == 3:
-            return c * (9 * a * b + 6 * c**2)
-        return 9 * (a * b) ** 2 + 72 * a * b * c**2 + 24 * c**4
+            return c * (9 * (a * b) + 6 * c**2)
+        return 9 * (a * b) ** 2 + 72 * (a * b) * c**2 + 24 * c**4
 
     def _dual_derivative(self, a, c, b):
         if self.power == 2:
             return 4 * c + jnp.zeros_like(a) + jnp.zeros_like(b)
         if self.power == 3:
-            return 9 * a * b + 18 * c**2
-        return c * (144 * a * b + 96 * c**2)
+            return 9 * (a * b) + 18 * c**2
+        return c * (144 * (a * b) + 96 * c**2)
 
 
 class Exp(Activation):

@@ -114,11 +114,7 @@ def _hidden(net: Architecture):
 def _through_layers(
     net, K, rows: Kernels, columns: Kernels, positions, tangent, every_layer, even=lambda kernel: kernel
 ) -> Kernels:
-    if positions is None:
-        above, on_diagonal = False, None
-    else:
-        row, column = positions[0][:, None], positions[1][None, :]
-        above, on_diagonal = row < column, row == column
+    on_diagonal = None if positions is None else positions[0][:, None] == positions[1][None, :]
 
     def exact(kernel, diagonal):
         return kernel if on_diagonal is None else jnp.where(on_diagonal, diagonal[:, None], kernel)
@@ -127,7 +123,7 @@ def _through_layers(
     T = K
     nngp, ntk = [K], [K]
     for layer, (phi, w, b) in enumerate(_hidden(net)):
-        moments = _moments(phi, rows.nngp[layer], K, columns.nngp[layer], above)
+        moments = rows.nngp[layer][:, None], K, columns.nngp[layer][None, :]
         tidy = (lambda kernel: kernel) if _closed(phi) else even
         slope = tidy(phi.dual_derivative(*moments)) if tangent else None
         K = exact(b + w * tidy(phi.dual(*moments)), rows.nngp[layer + 1])
@@ -139,17 +135,9 @@ def _through_layers(
     return Kernels(nngp, ntk) if every_layer else Kernels(nngp[-1:], ntk[-1:])
 
 
-def _moments(phi, rows, K, columns, above):
-    """Variance, covariance, variance. Entries above the diagonal take theirs in the order of those below it, so that
-    rounding is symmetric and no transpose is read. (A Hermite expansion wants variances along rows and columns only:
-    it is made symmetric afterwards.)"""
-    a, b = rows[:, None], columns[None, :]
-    if above is False or not _closed(phi):
-        return a, K, b
-    return jnp.where(above, b, a), K, jnp.where(above, a, b)
-
-
 def _closed(phi) -> bool:
+    """Whether exchanging the two variances changes no bit: closed forms are written so; expansions and quadratures take
+    rows and columns in turn, and are made symmetric afterwards."""
     return not isinstance(phi, Smooth | Rough)
 
 
