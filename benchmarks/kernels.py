@@ -1,7 +1,7 @@
 """Infinite-width kernels: NNGP and NTK of three hidden layers together, 784 inputs, erf and ReLU.
 
-CPU seconds, as a ratio to the bare product X X' of the same process, and the memory added, at 2000 points at once and at
-10,000 points in blocks. `--peer PYTHON` names an interpreter that has neural-tangents, which needs an old one:
+CPU seconds, as a ratio to the bare product X X' of the same process, and the memory added, at 2000 points at once and
+at 10,000 in blocks. `--peer PYTHON` names an interpreter that has neural-tangents, which needs an old one:
 
     uv venv --python 3.11 peer
     uv pip install --python peer neural-tangents==0.6.5 jax==0.4.20 jaxlib==0.4.20 "numpy<2" "scipy<1.13"
@@ -18,9 +18,9 @@ import os
 import subprocess
 import sys
 
-from benchmarks import common
-
 import numpy as np
+
+from benchmarks import common
 
 CHILD = common.HERE / "kernels_child.py"
 CASES = [(2000, None, "float64"), (2000, None, "float32"), (10_000, 2000, "float64")]
