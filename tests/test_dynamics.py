@@ -377,7 +377,6 @@ def test_the_sampled_fluctuation_dissipation_ratio_goes_to_one():
     assert abs(ratios[1] - 1) < 5 * errors[1] and abs(ratios[0] - 1) > 5 * errors[0]
 
 
-@pytest.mark.skipif(not hasattr(fp.Mlp, "limit_tangent"), reason="needs tangent kernels of networks")
 def test_gradient_flow_takes_the_tangent_kernel_of_the_network():
     net = fp.Mlp(64, 1, "erf", weight_variance=1.5, readout_variance=1.2)
     own, given = (
@@ -389,7 +388,7 @@ def test_gradient_flow_takes_the_tangent_kernel_of_the_network():
 
 
 def erf_tangent(net):
-    """A stand-in for `limit_tangent` of one hidden layer of erf without biases (A15)."""
+    """`limit_tangent` of one hidden layer of erf without biases, written out (A15)."""
 
     def tangent(X1, X2):
         K = net.weight_variance[0] * X1 @ X2.T / X1.shape[1]
