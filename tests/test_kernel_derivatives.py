@@ -213,3 +213,19 @@ def test_smooth_activations_have_every_derivative_at_coincident_and_vanishing_po
     points = jnp.concatenate([jnp.zeros((1, 2)), X[:1]])
     for operator in OPERATORS[: 3 if name == "tanh" else 4]:
         assert np.isfinite(operator(k, points)).all()
+
+
+def test_a_kink_that_is_hidden_inside_another_kernel_is_refused():
+    kinked = kernels.Network(["relu"], [2.0, 2.0], [0.1, 0.1], tangent=True)
+    with pytest.raises(ValueError, match="cannot be located inside a Linear"):
+        derivatives.gradient(tinygp.transforms.Linear(jnp.array(1.0), kinked), X)
+    smooth = kernels.Network(["erf"], [2.0, 2.0], [0.1, 0.1])
+    scaled = derivatives.gradient(tinygp.transforms.Linear(jnp.array(2.0), smooth), X)
+    np.testing.assert_allclose(scaled, 2 * derivatives.gradient(smooth, 2 * X), rtol=1e-12)
+
+
+def test_closed_derivatives_of_erf_do_not_cancel_at_large_inputs():
+    """At coincident x = (s, 0): d_2 d_2' k = 4 w_0 w_1 / (2 pi sqrt(1 + 2 w_0 s^2)), twice the inputs' 1/2."""
+    result = kernels.erf_derivatives([[1e8, 0.0]], weight_variance=[1.0, 1.0], bias_variance=[0.0, 0.0])
+    expected = 4 / np.pi * 0.5 / np.sqrt(1 + 2 * 1e16)
+    np.testing.assert_allclose(result.mixed[0, 0, 1, 1], expected, rtol=1e-12)

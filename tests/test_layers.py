@@ -555,5 +555,5 @@ def test_wrong_inputs_are_named():
 
 def test_pooling_that_does_not_fit_into_memory_is_refused_before_it_starts():
     many = np.zeros((3000, 400))
-    with pytest.raises(ValueError, match=r"average pooling needs .* GB .*net.limit\(X\[:"):
+    with pytest.raises(MemoryError, match=r"GB are needed for the kernels of all pairs .*net.limit\(X\[:"):
         image_network((20, 20), AveragePooling(), 3).limit(many)

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tinygp
 from scipy.special import eval_gegenbauer, gamma, iv, ive, zeta
 
 import fieldprob as fp
+from fieldprob import kernels
 from fieldprob.kernels import Spectrum, spectra
 
 D = 10
@@ -452,3 +454,56 @@ def test_a_spectrum_is_a_pytree_and_prints_itself():
     np.testing.assert_allclose(doubled.eigenvalues, 2 * spectrum.eigenvalues)
     assert "traced" in str(jax.eval_shape(lambda s: s, spectrum))
     assert repr(spectrum).startswith("spectrum on the interval: 4 eigenspaces, eigenvalues 0.0625 to 1, trace 1.424")
+
+
+# --- arguments that cannot be right -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [lambda X: X[:, 1] ** 2, lambda X: jnp.abs(X[:, 1])], ids=["square", "abs"])
+def test_a_target_that_is_even_across_the_axis_is_no_function_of_it(target):
+    with pytest.raises(ValueError, match="not a function of direction"):
+        spectra.sphere(jnp.exp, inputs=3, modes=6).with_target(target)
+
+
+@pytest.mark.parametrize("length", [[1.0, 0.1], [0.1, 1.0]])
+def test_a_quadrature_too_coarse_along_any_input_is_refused(length):
+    with pytest.raises(ValueError, match="nodes: the quadrature normalises"):
+        spectra.rbf_gaussian(length, inputs=2, modes=16, nodes=96)
+    fine = spectra.rbf_gaussian(length, inputs=2, modes=16)  # as many nodes as the highest mode needs
+    phi = fine.eigenfunctions(fine.quadrature.nodes)
+    np.testing.assert_allclose(phi.T @ (fine.quadrature.weights[:, None] * phi), np.eye(fine.modes), atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [kernels.Network(["erf"], [1, 1], [0, 0]), tinygp.kernels.ExpSquared(1.0)])
+def test_kernels_of_tinygp_have_an_empirical_spectrum(kernel):
+    X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
+    expected = np.linalg.eigvalsh(kernel(X, X))[::-1] / 5
+    np.testing.assert_allclose(spectra.empirical(kernel, X).eigenvalues, expected, atol=1e-14)
+
+
+def test_a_series_without_even_terms_is_differentiable():
+    def value(c):
+        return spectra.sphere_series(spectra.series.erf_series(c, 60), 5, modes=4).eigenvalues[1]
+
+    numeric = (value(0.6 + 1e-6) - value(0.6 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(value)(0.6), numeric, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: spectra.interval(jnp.ones(10), nodes=4), "nodes = 4"),
+        (lambda: spectra.interval(jnp.ones(5), first=-2), "first = -2"),
+        (lambda: spectra.circle(lambda th: jnp.exp(50 * (jnp.cos(th) - 1)), modes=8, nodes=16), "too few"),
+        (lambda: spectra.power_law(2.0, modes=3.5), "whole number"),
+        (lambda: spectra.sphere_series(spectra.series.relu_series(400), 5, modes=5, constant=0.1), "sum to"),
+        (lambda: spectra.sphere_series(jnp.zeros(3), 5, modes=0), "modes = 0"),
+        (lambda: spectra.sampling_bias(kernels.Spectrum([1.0, 0.5]), points=0), "points = 0"),
+        (lambda: spectra.sampling_bias(kernels.Spectrum([1.0, 1 - 1e-12]), points=9), "degenerate"),
+        (lambda: spectra.ring(jnp.ones(1)), "at least 2 sites"),
+        (lambda: spectra.sphere(jnp.exp, inputs=3, direction=jnp.zeros(3)), "points somewhere"),
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be_right_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -14,13 +14,13 @@ from fieldprob.kernels.criticality import (
     variance_susceptibility,
 )
 from fieldprob.kernels.erf_derivatives import ErfDerivatives, erf_derivatives
-from fieldprob.kernels.network import Network
+from fieldprob.kernels.network import Limit, Network
 from fieldprob.kernels.nngp import nngp, nngp_and_ntk, nngp_diagonal, ntk, ntk_diagonal
 from fieldprob.kernels.recursion import Kernels, linear
 from fieldprob.kernels.spectra import Spectrum
 
 __all__ = [
-    "Block", "Criticality", "ErfDerivatives", "Kernels", "Network", "PhaseDiagram", "Spectrum", "blocks",
+    "Block", "Criticality", "ErfDerivatives", "Kernels", "Limit", "Network", "PhaseDiagram", "Spectrum", "blocks",
     "correlation_fixed_point", "correlation_susceptibility", "criticality", "derivatives", "edge_of_chaos",
     "erf_derivatives", "linear", "nngp", "nngp_and_ntk", "nngp_diagonal", "ntk", "ntk_diagonal", "phase_diagram",
     "spectra", "variance_fixed_point", "variance_susceptibility", "write",

@@ -110,6 +110,7 @@ def _blocks(net, X1, X2, tangent, size, progress) -> Iterator[Block]:
     for i, j in pairs:
         if held != i:
             held, rows = i, _padded(X1, i, size)
+            recursion.warn_if_inaccurate(net, rows, tangent=tangent)
         columns = rows if same and i == j else _padded(X1 if same else X2, j, size)
         positions = (i + np.arange(size), j + np.arange(size)) if same else None
         both = recursion.rectangular(net, rows, columns, positions, tangent=tangent, every_layer=False)

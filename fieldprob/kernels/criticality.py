@@ -28,6 +28,7 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike, Float, Num
 
 from fieldprob.activations import Activation, get
+from fieldprob.activations.accuracy import warn_if_inaccurate
 from fieldprob.kernels.recursion import require_continuous
 
 # Variances between 1e-30 and 1e30 times the start, eight or nine to a factor of e.
@@ -84,6 +85,7 @@ def criticality(activation, weight_variance: _Variance, bias_variance: _Variance
     chi_q = w * _slope_of_square(phi, q)
     chi_1 = w * phi.dual_derivative(q, q, q)
     c = _correlation_fixed_point(phi, w, b, q)
+    warn_if_inaccurate(phi, q, slope=True)
     slope = w * phi.dual_derivative(q, c * q, q)
     chi_q, chi_1, slope = (jnp.where(jnp.isinf(q), jnp.nan, chi) for chi in (chi_q, chi_1, slope))
     return Criticality(w, b, q, c, chi_q, chi_1, _depth(jnp.abs(chi_q)), _depth(slope))
@@ -146,8 +148,8 @@ def correlation_susceptibility(
 def edge_of_chaos(activation, variance: _Variance) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """(weight_variance, bias_variance) of the critical networks, chi_1 = 1, whose fixed point is q* = `variance`.
 
-    NaN where that would need a bias variance below zero. Nothing is solved: both are closed in q*. Whether q* itself
-    is stable is another question (chi_q < 1: erf, tanh; chi_q > 1: GELU).
+    NaN where that would need a bias variance below zero, or an infinite weight variance. Nothing is solved: both are
+    closed in q*. Whether q* itself is stable is another question (chi_q < 1: erf, tanh; chi_q > 1: GELU).
 
     Raises ValueError for an unknown activation, one that jumps, or a variance that is negative or not finite.
 
@@ -161,7 +163,8 @@ def edge_of_chaos(activation, variance: _Variance) -> tuple[Float[Array, "*batch
     b = q - w * square
     rounding = 16 * jnp.finfo(b.dtype).eps * q
     b = jnp.where(jnp.abs(b) <= rounding, jnp.maximum(b, 0), b)
-    return jnp.where(b < 0, jnp.nan, w), jnp.where(b < 0, jnp.nan, b)
+    none = (b < 0) | ~jnp.isfinite(w)
+    return jnp.where(none, jnp.nan, w), jnp.where(none, jnp.nan, b)
 
 
 def phase_diagram(

@@ -24,7 +24,9 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike, Float, Num
 from tinygp.kernels.base import Kernel, Product, Sum
 
+from fieldprob.activations import Activation
 from fieldprob.kernels import recursion
+from fieldprob.kernels.memory import require_memory
 from fieldprob.kernels.network import Network
 
 
@@ -39,7 +41,8 @@ def gradient(
     Raises ValueError where the derivative does not exist: for a network with a kink, at coincident points for the
     tangent kernel, and where a pre-activation vanishes (x = 0 without bias); for other kernels where it is not finite.
     A compiled function cannot raise for what depends on values: there the result is NaN at such points. A kernel that
-    is not a network's must itself be differentiable by JAX.
+    is not a network's must itself be differentiable by JAX: a function's kinks are not seen, and a network with a kink
+    inside another kernel than a sum or product (tinygp's transforms) is refused.
 
     >>> import jax.numpy as jnp
     >>> from fieldprob import kernels
@@ -189,12 +192,16 @@ def _apply(what, order, of_products, of_points, k, X1, X2):
     X2 = X1 if X2 is None else recursion.points("X2", X2)
     if X1.shape[1] != X2.shape[1]:
         raise ValueError(f"X2 has {X2.shape[1]} inputs but X1 has {X1.shape[1]}: they must be points of one space")
+    size = {_mixed_of_products: X1.shape[1] ** 2, _gradient_of_products: X1.shape[1]}.get(of_products, 1)
+    require_memory(X1.shape[0], X2.shape[0], X1.dtype, size, X1, remedy="for fewer points at a time")
     if isinstance(k, Network) and of_products is not None:
         result = _network(of_products, k, X1, X2)
     else:
         result = _pairs(of_points, k, X1, X2)
     missing = jnp.zeros((X1.shape[0], X2.shape[0]), bool)
-    for network in _networks(k):
+    networks = _networks(k)
+    _require_visible(k, networks)
+    for network in networks:
         missing |= _missing(network, order, X1, X2)
     result = jnp.where(missing.reshape(missing.shape + (1,) * (result.ndim - 2)), jnp.nan, result)
     if not isinstance(result, Tracer):
@@ -228,6 +235,22 @@ def _networks(k) -> list[Network]:
     if isinstance(k, Sum | Product):
         return _networks(k.kernel1) + _networks(k.kernel2)
     return [k] if isinstance(k, Network) else []
+
+
+def _require_visible(k, networks: list[Network]) -> None:
+    """Raise ValueError if the kernel holds a kink in other places than the networks that are checked for it."""
+    inside = [phi for phi in _activations(k) if not phi.smooth]
+    if len(inside) > sum(not phi.smooth for network in networks for phi in network.activations):
+        raise ValueError(
+            f"k holds a network with {inside[0].name!r}, whose kink cannot be located inside a {type(k).__name__}: "
+            "take derivatives of the network's kernel itself, of sums and products of it, or use a smooth activation "
+            "such as 'erf' or 'gelu'"
+        )
+
+
+def _activations(k) -> list[Activation]:
+    leaves = jax.tree.leaves(k, is_leaf=lambda node: isinstance(node, Activation))
+    return [leaf for leaf in leaves if isinstance(leaf, Activation)]
 
 
 def _missing(k: Network, order: int, X1, X2):

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import ArrayLike, Num
 
+from fieldprob.activations.gaussian import determinant
 from fieldprob.kernels import recursion
+from fieldprob.kernels.memory import require_memory
 
 
 class ErfDerivatives(NamedTuple):
@@ -58,6 +60,8 @@ def erf_derivatives(
     if X1.shape[1] != X2.shape[1]:
         raise ValueError(f"X2 has {X2.shape[1]} inputs but X1 has {X1.shape[1]}: they must be points of one space")
     _, weight, bias = recursion.architecture(["erf"], weight_variance, bias_variance)
+    size = X1.shape[1] ** 2 + X1.shape[1] + 1
+    require_memory(X1.shape[0], X2.shape[0], X1.dtype, size, X1, remedy="for fewer points at a time")
     return _closed_form(X1, X2, weight, bias)
 
 
@@ -69,7 +73,7 @@ def _closed_form(X1, X2, weight, bias) -> ErfDerivatives:
     xx, yy = jnp.sum(X1**2, axis=1)[:, None], jnp.sum(X2**2, axis=1)[None, :]
     xy = jnp.matmul(X1, X2.T, precision=jax.lax.Precision.HIGHEST)
     A, B, c = 1 + 2 * (bias[0] + s * xx), 1 + 2 * (bias[0] + s * yy), bias[0] + s * xy
-    D = A * B - 4 * c**2
+    D = 1 + 2 * (bias[0] + s * xx + (bias[0] + s * yy)) + 4 * determinant(bias[0] + s * xx, c, bias[0] + s * yy)
     u = y - (2 * c / A)[..., None] * x
     gradient = p * s * u / jnp.sqrt(D)[..., None]
 

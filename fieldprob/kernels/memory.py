@@ -33,17 +33,18 @@ def _container_bytes() -> float:
     return limit - used + int(cache.split()[1])
 
 
-def require_memory(rows: int, columns: int, dtype, matrices: int, X=None) -> None:
-    """Raise MemoryError if `matrices` kernels of rows x columns do not fit, before anything is allocated."""
+def require_memory(rows: int, columns: int, dtype, matrices: int, X=None, *, remedy: str) -> None:
+    """Raise MemoryError if `matrices` kernels of rows x columns do not fit, before anything is allocated. `remedy` says
+    how else to compute them."""
     # Inside a compiled function only what the function returns is kept: one matrix is all that is certain.
     matrices = 1 if isinstance(X, Tracer) else matrices
     size = rows * columns * np.dtype(dtype).itemsize
-    if rows * columns < 2**22:
+    if rows * columns * matrices < 2**22:
         return
     free = available_bytes(X)
     if matrices * size > free:
         need, left = (f"{amount / 2**30:.3g} GiB" for amount in (matrices * size, free))
         raise MemoryError(
             f"{matrices} kernel matrices of {rows} x {columns} {np.dtype(dtype).name} need {need} and {left} are free: "
-            "compute them block by block with kernels.blocks(...), or only the output's with every_layer=False"
+            f"compute them {remedy}"
         )

@@ -5,8 +5,10 @@ A kernel is a function of two points; tinygp's convention is `kernel(X)` for the
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
@@ -144,6 +146,45 @@ class Network(MatrixKernel):
                 vanishing |= zero
             a, c, b = (bias + w * phi.dual(*m) for m in ((a, a, a), (a, c, b), (b, b, b)))
         return aligned, vanishing
+
+
+class Limit(MatrixKernel):
+    """The infinite-width limit of any network as a tinygp kernel: `fp.Sequential` with its layers, `fp.Mlp`.
+
+    Args:
+        network: has `limit`, `limit_variance` and, for `tangent`, `limit_tangent`.
+        tangent: the tangent kernel instead of the covariance.
+
+    Raises ValueError for what is no network.
+
+    >>> import fieldprob as fp, jax.numpy as jnp, tinygp
+    >>> net = fp.Mlp(width=8, activation="relu", weight_variance=2.0)
+    >>> (fp.kernels.Limit(net) + tinygp.kernels.ExpSquared(1.0))(jnp.eye(2)).tolist()
+    [2.0, 2.0]
+    """
+
+    network: Any
+    tangent: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if not hasattr(self.network, "limit") or not hasattr(self.network, "limit_tangent"):
+            raise ValueError(f"network = {self.network!r} has no infinite-width limit: pass fp.Sequential or fp.Mlp")
+
+    def evaluate(self, X1: Float[Array, " inputs"], X2: Float[Array, " inputs"]) -> Float[Array, ""]:
+        """The kernel of two points."""
+        return self(jnp.atleast_1d(X1)[None], jnp.atleast_1d(X2)[None])[0, 0]
+
+    def evaluate_diag(self, X: Float[Array, " inputs"]) -> Float[Array, ""]:
+        """The kernel of a point with itself."""
+        return self(jnp.atleast_1d(X)[None])[0]
+
+    def __call__(self, X1, X2=None):
+        points, matrix = _points(X1), self.network.limit_tangent if self.tangent else self.network.limit
+        if X2 is not None:
+            return matrix(points, None if X2 is X1 else _points(X2))
+        if self.tangent:
+            return jax.vmap(lambda x: matrix(x[None])[0, 0])(points)
+        return self.network.limit_variance(points)
 
 
 def _jumps(phi: Activation) -> bool:

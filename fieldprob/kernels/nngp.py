@@ -142,7 +142,9 @@ def matrices(X1: Array, X2: Array | None, net: recursion.Architecture, *, tangen
     if X1.shape[1] != other.shape[1]:
         raise ValueError(f"X2 has {other.shape[1]} inputs but X1 has {X1.shape[1]}: they must be points of one space")
     kept = (1 + tangent) * (len(net.activations) + 1 if every_layer else 1)
-    require_memory(X1.shape[0], other.shape[0], X1.dtype, kept, X1)
+    remedy = "block by block with kernels.blocks(...)" + (", or only the output's, every_layer=False" * every_layer)
+    require_memory(X1.shape[0], other.shape[0], X1.dtype, kept, X1, remedy=remedy)
+    recursion.warn_if_inaccurate(net, X1, tangent=tangent)
     if X2 is None:
         return recursion.symmetric(net, X1, tangent=tangent, every_layer=every_layer)
     return recursion.rectangular(net, X1, X2, tangent=tangent, every_layer=every_layer)

@@ -21,7 +21,8 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike, Float, Int, Num
 
 from fieldprob import activations as _activations
-from fieldprob.activations import Rough, Smooth
+from fieldprob.activations import Rough, Smooth, accuracy
+from fieldprob.activations.accuracy import is_numerical
 
 
 class Architecture(NamedTuple):
@@ -153,6 +154,8 @@ def architecture(activations: Sequence, weight_variance, bias_variance) -> Archi
 
     Raises ValueError if lengths do not match, or a variance is negative or not finite.
     """
+    if isinstance(activations, str) or not isinstance(activations, Sequence):
+        raise ValueError(f"activations = {activations!r}: pass a list, one for each hidden layer, such as ['erf']")
     layers = tuple(_activations.get(activation) for activation in activations)
     weight = _variances("weight_variance", weight_variance, len(layers))
     return Architecture(layers, weight, _variances("bias_variance", bias_variance, len(layers)))
@@ -170,11 +173,32 @@ def require_continuous(phi: _activations.Activation) -> None:
 
 
 def points(name: str, X) -> Array:
-    """X as floats, (points, inputs)."""
+    """X as floats, (points, inputs). Raises ValueError for other shapes, complex numbers, NaN and infinity."""
     X = jnp.asarray(X)
     if X.ndim != 2 or X.shape[1] == 0:
         raise ValueError(f"{name} has shape {X.shape}: it must be (points, inputs) with at least one input")
-    return X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(jnp.result_type(float))
+    if jnp.iscomplexobj(X):
+        raise ValueError(f"{name} is complex: pass real inputs, for instance real and imaginary parts side by side")
+    X = X if jnp.issubdtype(X.dtype, jnp.floating) else X.astype(jnp.result_type(float))
+    if not isinstance(X, Tracer) and not _all_finite(X):
+        row = int(np.argmin(np.all(np.isfinite(np.asarray(X)), axis=1)))
+        raise ValueError(f"{name} has NaN or infinity, first in row {row}: leave such points out, or fill them in")
+    return X
+
+
+def _all_finite(X: Array) -> bool:
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(jnp.isfinite(X)))
+
+
+def warn_if_inaccurate(net: Architecture, X: Array, *, tangent: bool) -> None:
+    """Warn of activations whose averages are inaccurate at the variances that these points give them."""
+    if isinstance(X, Tracer) or not any(is_numerical(phi) for phi in net.activations):
+        return
+    with jax.ensure_compile_time_eval():
+        variances = diagonals(net, X, tangent=False).nngp
+    for phi, variance in zip(net.activations, variances[:-1], strict=True):
+        accuracy.warn_if_inaccurate(phi, variance, slope=tangent)
 
 
 def _variances(name: str, values, depth: int) -> tuple:

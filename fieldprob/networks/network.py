@@ -32,6 +32,12 @@ class Network(eqx.Module):
     @abstractmethod
     def hidden(self, parameters, X) -> list[Array]: ...
 
+    def _no_kernel(self, other):
+        # tinygp would take a network for a constant
+        raise TypeError("a network is no kernel: add and multiply fp.kernels.Limit(network), its infinite-width limit.")
+
+    __add__ = __radd__ = __mul__ = __rmul__ = _no_kernel
+
     def effective_noise(self, task):
         """The noise variance of the likelihood: the task's divided by chi (unless `rescale_noise` is False).
 

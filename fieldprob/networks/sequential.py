@@ -131,7 +131,8 @@ class Sequential(Network):
         and noise not.
 
         Raises:
-            ValueError: X1 or X2 is not (points, positions x channels); pooling needs more memory than there is.
+            ValueError: X1 or X2 is not (points, positions x channels).
+            MemoryError: the kernels of all positions (with pooling, of their pairs) do not fit.
         """
         return self._limit(X1, X2)[0]
 

@@ -79,6 +79,7 @@ def circle(
         if nodes < 2 * modes:
             raise ValueError(f"nodes = {nodes} for {modes} modes: give at least {2 * modes}.")
         values = _ring_values(kernel, radius, nodes)
+        _check_nodes(values, modes)
         eigenvalues = covariance_eigenvalues("kernel", *_fourier(values, modes), "it is no covariance on the circle.")
         constant = values[0]
     degeneracies = jnp.where(jnp.arange(modes) == 0, 1.0, 2.0).astype(eigenvalues.dtype)
@@ -107,6 +108,8 @@ def ring(row: Float[Array, " sites"]) -> Spectrum:
     [0.5, 0.5, 0.0]
     """
     row = jnp.asarray(row)
+    if row.ndim != 1 or row.shape[0] < 2:
+        raise ValueError(f"row has shape {row.shape}: give the first row of the matrix, at least 2 sites.")
     sites = row.shape[0]
     modes = sites // 2 + 1
     _check_even(row)
@@ -157,12 +160,18 @@ def interval(eigenvalues: Float[Array, " modes"], *, first: int = 1, nodes: int 
     Its k(x, x) is not constant, unlike that of `circle`. The quadrature is the midpoint rule, which integrates products
     of up to four modes exactly.
 
+    Raises ValueError for a negative `first`, or fewer nodes than twice the largest wave number.
+
     >>> interval(jnp.array([1.0, 0.5])).trace.item()
     1.5
     """
     eigenvalues = jnp.asarray(eigenvalues)
     modes = eigenvalues.shape[0]
+    if first < 0:
+        raise ValueError(f"first = {first}: cosine modes count from 0.")
     nodes = max(256, 4 * (first + modes)) if nodes is None else nodes
+    if nodes < 2 * (first + modes):
+        raise ValueError(f"nodes = {nodes}: give at least {2 * (first + modes)} for modes up to {first + modes - 1}.")
     x = (jnp.arange(nodes, dtype=eigenvalues.dtype)[:, None] + 0.5) / nodes
     return Spectrum(
         eigenvalues,
@@ -178,6 +187,19 @@ def _fourier(values, modes):
     nodes = values.shape[0]
     rounding = 8 * jnp.finfo(values.dtype).eps * jnp.sqrt(jnp.mean(values**2))
     return jnp.fft.rfft(values).real[:modes] / nodes, rounding
+
+
+def _check_nodes(values: Array, modes: int) -> None:
+    """The eigenvalues that half of the nodes can give are those that all give."""
+    fine, coarse = (_fourier(v, min(modes, values.shape[0] // 4))[0] for v in (values, values[::2]))
+    if isinstance(fine, Tracer):
+        return
+    change = float(jnp.max(jnp.abs(fine - coarse)) / jnp.abs(values[0]))
+    if not change < max(1e-5, 1e3 * float(jnp.finfo(values.dtype).eps)):
+        raise ValueError(
+            f"nodes = {values.shape[0]} are too few for this kernel: half of them change an eigenvalue by {change:.1g} "
+            f"of k(0). Give nodes={4 * values.shape[0]}."
+        )
 
 
 def _ring_values(kernel, radius, nodes):

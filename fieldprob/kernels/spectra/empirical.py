@@ -37,19 +37,19 @@ class Nystrom(eqx.Module):
 class _Function(eqx.Module):
     function: Callable = eqx.field(static=True)
 
-    def __call__(self, X1, X2=None):
-        return self.function(X1, X1 if X2 is None else X2)
+    def __call__(self, X1, X2):
+        return self.function(X1, X2)
 
 
 class _Limit(eqx.Module):
     network: Any
 
-    def __call__(self, X1, X2=None):
-        return self.network.limit(X1, X2)
+    def __call__(self, X1, X2):
+        return self.network.limit(X1, None if X2 is X1 else X2)
 
 
 def _covariance(kernel: Any) -> Callable:
-    """The kernel as a pytree of its hyperparameters, (X1) or (X1, X2) -> matrix."""
+    """The kernel as a pytree of its hyperparameters, (X1, X2) -> matrix."""
     if hasattr(kernel, "limit"):
         return _Limit(kernel)
     if not callable(kernel):
@@ -78,7 +78,7 @@ def empirical(kernel: Any, X: Any = None, *, y: Any = None, modes: int | None = 
         points, covariance, K = None, None, jnp.asarray(kernel)
     else:
         points, covariance = jnp.asarray(X), _covariance(kernel)
-        K = jnp.asarray(covariance(points))
+        K = jnp.asarray(covariance(points, points))
     P = _check_matrix(K)
     modes = P if modes is None else modes
     if not 1 <= modes <= P:
@@ -125,17 +125,22 @@ def sampling_bias(spectrum: Spectrum, points: int, *, modes: int | None = None) 
         modes: how many, the first; all by default.
 
     Raises:
-        ValueError: the eigenvalues asked for are degenerate or equal: a sample splits them at order points^-1/2.
+        ValueError: the eigenvalues asked for are degenerate, or equal to eight digits: a sample splits them at order
+            points^-1/2; or points < 1.
 
     >>> sampling_bias(Spectrum([1.0, 0.5]), points=100).bias.tolist()
     [0.01, -0.01]
     """
     modes = spectrum.modes if modes is None else modes
+    if not 1 <= modes <= spectrum.modes or not points >= 1:
+        raise ValueError(f"points = {points}, modes = {modes}: give at least 1 point, and 1 to {spectrum.modes} modes.")
     values = spectrum.eigenvalues
     gap = values[:modes, None] - values[None, :]
     same = jnp.eye(modes, spectrum.modes, dtype=bool)
     if not isinstance(gap, Tracer):
-        bad = np.asarray(spectrum.degeneracies[:modes] != 1) | np.asarray(jnp.any((gap == 0) & ~same, axis=1))
+        bad = np.asarray(spectrum.degeneracies[:modes] != 1) | np.asarray(
+            jnp.any((jnp.abs(gap) <= 1e-8 * values[:modes, None]) & ~same, axis=1)
+        )
         if bad.any():
             raise ValueError(
                 f"eigenvalue {int(np.argmax(bad))} is degenerate: a sample splits it at order points^-1/2. Give the "

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 from fieldprob.kernels.spectra.base import Quadrature, Spectrum
 from fieldprob.kernels.spectra.gegenbauer import three_terms
 
-_NODES = {1: 1024, 2: 96, 3: 40}  # a side, by number of inputs
-_RANGE = 10.0  # standard deviations: a normal density falls to 1e-22 there
+_NODES = {1: (1024, 16384), 2: (96, 512), 3: (40, 64)}  # a side, by number of inputs: the fewest and the most
+_RANGE = 10.0  # standard deviations, the least: a normal density falls to 1e-22 there
 
 
 class Hermite(eqx.Module):
@@ -55,7 +55,8 @@ def rbf_gaussian(
         variance: of the inputs; one number, or one for each input.
         inputs: dimension of x.
         modes: degrees along each input; with several inputs all products of total degree below `modes`.
-        nodes: of the quadrature, a side; there is none by default for more than three inputs.
+        nodes: of the quadrature, a side; by default as many as the highest mode needs, within reason, and no quadrature
+            for more than three inputs.
 
     Returns:
         A `Spectrum` of trace 1, sorted by total degree, with labels n, or tuples of one n for each input.
@@ -80,7 +81,7 @@ def rbf_gaussian(
     degrees = np.array(indices)
     eigenvalues = jnp.prod(jnp.sqrt(2 * a / A)) * jnp.prod((b / A) ** degrees, axis=1)
     eigenfunctions = Hermite(a, g, indices)
-    quadrature = _quadrature(variance, inputs, nodes)
+    quadrature = _quadrature(variance, inputs, *_grid(g, variance, modes, nodes))
     _check(eigenfunctions, quadrature)
     return Spectrum(
         eigenvalues,
@@ -113,13 +114,25 @@ def _indices(inputs: int, modes: int) -> tuple[tuple[int, ...], ...]:
     return tuple(found)
 
 
-def _quadrature(variance, inputs, nodes):
+def _grid(g, variance, modes, nodes) -> tuple[int | None, float]:
+    """Nodes a side and half the width of the grid in standard deviations, for the square of the highest mode: it lives
+    on |x| sqrt(2g) < sqrt(2n + 1) + 6, with wave numbers up to 2 sqrt(2g) (sqrt(2n + 1) + 6)."""
+    fewest, most = _NODES.get(g.shape[0], (None, None))
+    if isinstance(g, Tracer) or isinstance(variance, Tracer):
+        return nodes or fewest, _RANGE
+    reach, scale = np.sqrt(2 * modes - 1) + 6, np.asarray(jnp.sqrt(2 * g * variance))
+    half_width = max(_RANGE, float(np.max(reach / scale)))
+    if nodes is None and fewest is not None:
+        needed = 2 * half_width * float(np.max(scale)) * 2 * reach / (2 * np.pi)
+        nodes = min(max(fewest, int(needed) + 1), most)
+    return nodes, half_width
+
+
+def _quadrature(variance, inputs, nodes, half_width):
     """The trapezium rule, which converges exponentially for whatever decays as a Gaussian."""
     if nodes is None:
-        if inputs not in _NODES:
-            return None
-        nodes = _NODES[inputs]
-    z = np.linspace(-_RANGE, _RANGE, nodes)
+        return None
+    z = np.linspace(-half_width, half_width, nodes)
     density = np.exp(-(z**2) / 2)
     density /= density.sum()
     grid = np.stack(np.meshgrid(*[z] * inputs, indexing="ij"), axis=-1).reshape(-1, inputs)
@@ -131,9 +144,11 @@ def _check(eigenfunctions, quadrature):
     if quadrature is None or isinstance(eigenfunctions.g, Tracer):
         return
     # the highest degree along each input oscillates fastest
-    phi = eigenfunctions(quadrature.nodes)[:, -1]
-    error = abs(float(quadrature.weights @ phi**2) - 1)
-    if error > 1e-5:
+    top = max(map(max, eigenfunctions.indices))
+    highest = [k for k, index in enumerate(eigenfunctions.indices) if max(index) == top]
+    phi = eigenfunctions(quadrature.nodes)[:, np.array(highest)]
+    error = float(jnp.max(jnp.abs(quadrature.weights @ phi**2 - 1)))
+    if not error < 1e-5:
         raise ValueError(
             f"nodes: the quadrature normalises the highest mode only to {error:.1g}. Give more nodes, or fewer modes."
         )

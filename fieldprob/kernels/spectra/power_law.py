@@ -42,8 +42,8 @@ def power_law(
     >>> power_law(2.0, modes=10**9, infinite=True).trace.round(10).item()      # pi^2 / 6
     1.6449340668
     """
-    if modes < 1:
-        raise ValueError(f"modes = {modes}: give at least 1.")
+    if modes < 1 or modes != int(modes):
+        raise ValueError(f"modes = {modes}: give a whole number, at least 1.")
     if not isinstance(scale, Tracer) and not scale > 0:
         raise ValueError(f"scale = {scale} must be positive.")
     first = _edges(int(modes))

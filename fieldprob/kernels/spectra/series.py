@@ -13,15 +13,16 @@ prefer `sphere`, which is exact for it to rounding.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.special import gammaln, logsumexp
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
 from fieldprob.kernels.spectra import gegenbauer
 from fieldprob.kernels.spectra.base import Spectrum
-from fieldprob.kernels.spectra.sphere import Zonal, meridian, unit_direction
+from fieldprob.kernels.spectra.sphere import Zonal, clipped_tail, meridian, unit_direction
 
 
 def sphere_series(
@@ -30,8 +31,8 @@ def sphere_series(
     """Spectrum on the unit sphere of k(t) = sum of a_n t^n, from log a_n, (terms,); -inf where a_n is zero.
 
     `constant` is k(1), which fixes the `tail`; without it the sum of the given coefficients is taken, as for a
-    polynomial. Eigenvalues below the smallest float are zero. Degrees with more than 1e300 harmonics are refused.
-    `direction` is the axis of the eigenfunctions, as in `sphere`.
+    polynomial. Eigenvalues below the smallest float are zero. Degrees with more than 1e300 harmonics are refused,
+    and a `constant` below the sum of the eigenvalues. `direction` is the axis of the eigenfunctions, as in `sphere`.
 
     >>> cubic = sphere_series(jnp.log(jnp.array([0.0, 0.0, 0.0, 1.0])), inputs=5, modes=4)
     >>> round(cubic.eigenvalues[1].item(), 12), round(cubic.trace.item(), 12)            # 3 / (d (d + 2))
@@ -44,22 +45,33 @@ def sphere_series(
         raise ValueError("log_coefficients has NaN: every coefficient of a covariance is zero or positive.")
     if inputs < 3:
         raise ValueError(f"inputs = {inputs}: a sphere needs at least 3.")
+    if modes < 1:
+        raise ValueError(f"modes = {modes}: give at least 1.")
     if gegenbauer.log_degeneracy(inputs, modes - 1) > 300 * np.log(10):
         raise ValueError(f"modes = {modes}: degree {modes - 1} in {inputs} dimensions has more than 1e300 harmonics.")
-    log_eigenvalues = logsumexp(log_a[:, None] + monomials(inputs, log_a.shape[0], modes), axis=0)
+    log_eigenvalues = _log_sum(log_a[:, None] + monomials(inputs, log_a.shape[0], modes))
     # weights in logarithms: the product of a huge degeneracy and a tiny eigenvalue
     log_weights = log_eigenvalues + np.array([gegenbauer.log_degeneracy(inputs, degree) for degree in range(modes)])
     direction = unit_direction(direction, inputs, log_a.dtype)
     constant = jnp.sum(jnp.exp(log_a)) if constant is None else constant
+    tail = clipped_tail(constant - jnp.sum(jnp.exp(log_weights)), constant, 1e-9)
     return Spectrum(
         jnp.exp(log_eigenvalues),
         jnp.asarray([gegenbauer.degeneracy(inputs, degree) for degree in range(modes)], log_a.dtype),
-        tail=jnp.maximum(constant - jnp.sum(jnp.exp(log_weights)), 0.0),
+        tail=tail,
         eigenfunctions=Zonal(direction, modes),
         quadrature=meridian(direction, max(400, 4 * modes)),
         homogeneous=True,
         name=f"spectrum on the sphere S^{inputs - 1}",
     )
+
+
+def _log_sum(terms: Float[Array, "terms modes"]) -> Float[Array, " modes"]:
+    """log sum exp over the terms; -inf, with derivative zero, where there are none."""
+    largest = jax.lax.stop_gradient(jnp.max(terms, axis=0))
+    shift = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    total = jnp.sum(jnp.exp(terms - shift), axis=0)
+    return jnp.where(total > 0, shift + jnp.log(jnp.where(total > 0, total, 1.0)), -jnp.inf)
 
 
 def monomials(inputs: int, terms: int, modes: int) -> Float[Array, "terms modes"]:

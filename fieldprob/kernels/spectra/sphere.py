@@ -40,12 +40,14 @@ class Zonal(eqx.Module):
         return jnp.asarray(gegenbauer.polynomials(t, inputs, self.modes))
 
     def check_target(self, function: Callable, nodes, y) -> None:
-        """Raises ValueError unless the target is the same after a reflection that fixes the direction."""
+        """Raises ValueError unless the target is the same after reflections that fix the direction."""
         if isinstance(y, Tracer) or isinstance(self.direction, Tracer):
             return
-        axis = _generic(self.direction.shape[0], self.direction)
-        mirrored = jnp.asarray(function(nodes - 2 * (nodes @ axis)[:, None] * axis)).reshape(-1)
-        change = float(jnp.max(jnp.abs(mirrored - y)))
+        change = 0.0
+        # the nodes lie in the plane of seed 0, which its own reflection keeps
+        for axis in (_generic(self.direction.shape[0], self.direction, seed) for seed in (1, 2)):
+            mirrored = jnp.asarray(function(nodes - 2 * (nodes @ axis)[:, None] * axis)).reshape(-1)
+            change = max(change, float(jnp.max(jnp.abs(mirrored - y))))
         if change > 1e-6 * max(1.0, float(jnp.max(jnp.abs(y)))):
             raise ValueError(
                 f"the target is not a function of direction.x (it changes by {change:.3g} under a rotation about it): "
@@ -109,7 +111,7 @@ def sphere(
     floor = 256 * eps * size / np.sqrt(degeneracies)
     eigenvalues = covariance_eigenvalues("kernel", eigenvalues, floor, "it is no covariance on this sphere.")
     tail = constant - jnp.sum(degeneracies * eigenvalues)
-    tail = _clipped_tail(tail, constant, 100 * eps * np.sqrt(degeneracies.max()))
+    tail = clipped_tail(tail, constant, 100 * eps * np.sqrt(degeneracies.max()))
 
     direction = unit_direction(direction, inputs, dtype)
     return Spectrum(
@@ -138,7 +140,10 @@ def unit_direction(direction: Any, inputs: int, dtype: Any) -> Float[Array, " in
     direction = jnp.asarray(direction, dtype)
     if direction.shape != (inputs,):
         raise ValueError(f"direction has shape {direction.shape}: give a vector of the {inputs} inputs.")
-    return direction / jnp.sqrt(direction @ direction)
+    length = jnp.sqrt(direction @ direction)
+    if not isinstance(length, Tracer) and not (np.isfinite(length) and length > 0):
+        raise ValueError(f"direction has length {float(length):.3g}: give a vector that points somewhere.")
+    return direction / length
 
 
 def _funk_hecke(values, rule, inputs, degeneracies):
@@ -197,7 +202,8 @@ def _check_isotropic(K):
 
 def _generic(inputs: int, direction=None, seed: int = 0):
     """A fixed unit vector in no special position; orthogonal to `direction` if one is given."""
-    vector = jnp.asarray(np.random.default_rng(seed).normal(size=inputs))
+    # a stream of its own: nobody's direction is by accident the same draw
+    vector = jnp.asarray(np.random.default_rng([2718281828, seed]).normal(size=inputs))
     if direction is not None:
         vector = vector.astype(direction.dtype)
         vector = vector - (vector @ direction) * direction
@@ -217,7 +223,8 @@ def _modes(modes, inputs, eps, most):
     return int(modes)
 
 
-def _clipped_tail(tail, constant, tolerance):
+def clipped_tail(tail, constant, tolerance):
+    """k(x, x) less the sum of the eigenvalues, not below zero. Raises ValueError if it is so beyond the tolerance."""
     if not isinstance(tail, Tracer) and float(tail) < -max(tolerance, 1e-6) * abs(float(constant)):
         raise ValueError(
             f"the eigenvalues sum to {float(constant - tail):.6g}, more than k(x, x) = {float(constant):.6g}: give "

@@ -7,13 +7,14 @@ pairs.
 """
 
 import math
-import os
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from fieldprob.kernels.memory import available_bytes
 
 # Arrays of the size of the kernel that are alive at the same time, in the worst layer.
 _COPIES = 8
@@ -112,7 +113,7 @@ def of_inputs(X1, X2, *, axes: int, cross: bool, tangent: bool) -> Kernels:
     X1, X2: (points, channels), or (points, positions, channels) where `axes` is 1 or 2; X2 may be None.
 
     Raises:
-        ValueError: the kernels of all pairs of positions do not fit into memory.
+        MemoryError: the kernels of all (pairs of) positions do not fit.
     """
     spec = {0: "ic,jc->ij", 1: "iac,jac->ija", 2: "iac,jbc->ijab"}[axes]
 
@@ -121,28 +122,23 @@ def of_inputs(X1, X2, *, axes: int, cross: bool, tangent: bool) -> Kernels:
 
     own = jax.vmap(lambda x: product(x[None], x[None])[0])
     second = X1 if X2 is None else X2
-    if cross and axes == 2:
-        _check_memory(X1.shape[0], second.shape[0], X1.shape[1], X1.dtype.itemsize)
+    if cross:
+        _check_memory(X1.shape[0], second.shape[0], X1.shape[1:-1], axes, X1)
     K = product(X1, second) if cross else None
     theta = jnp.zeros_like(K) if tangent and K is not None else None
     columns = None if X2 is None else jnp.swapaxes(own(X2), 0, 1)
     return Kernels(own(X1), columns, K, theta, axes).symmetrised()
 
 
-def _check_memory(points1: int, points2: int, positions: int, itemsize: int) -> None:
-    need = _COPIES * itemsize * points1 * points2 * positions**2
-    have = _memory()
+def _check_memory(points1: int, points2: int, positions: tuple[int, ...], axes: int, X) -> None:
+    entries = math.prod(positions) ** axes
+    need = _COPIES * X.dtype.itemsize * points1 * points2 * entries
+    have = available_bytes(X)
     if need > have:
         block = max(1, math.floor(points1 * have / need))
-        raise ValueError(
-            f"average pooling needs the kernels of all pairs of positions, about {need / 1e9:.3g} GB for {points1} x "
-            f"{points2} points of {positions} positions, and there are {have / 1e9:.3g} GB. Take Flatten(), which "
-            f"needs {positions} times less, fewer points or positions, or blocks of at most {block} points: "
-            f"net.limit(X[:{block}], X), ..."
+        what = {0: "the kernel", 1: "the kernels at every position", 2: "the kernels of all pairs of positions"}[axes]
+        fewer = f" Flatten() needs {math.prod(positions)} times less than average pooling." if axes == 2 else ""
+        raise MemoryError(
+            f"about {need / 1e9:.3g} GB are needed for {what} of {points1} x {points2} points, and there are "
+            f"{have / 1e9:.3g} GB: take blocks of at most {block} points, net.limit(X[:{block}], X), ....{fewer}"
         )
-
-
-def _memory() -> float:
-    """Bytes that arrays may take, of the device if it knows."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    return limit or 0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

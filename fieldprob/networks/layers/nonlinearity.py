@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
 from fieldprob import activations
+from fieldprob.activations.accuracy import warn_if_inaccurate
 from fieldprob.networks.layers.base import Layer, Space, standard_normal
 
 
@@ -57,6 +58,7 @@ class Nonlinearity(Layer):
 
     def limit(self, kernels, space, record):
         phi = self.activation
+        warn_if_inaccurate(phi, kernels.rows, slope=kernels.tangent is not None)
         return kernels.map(
             lambda K, a, b: phi.dual(a, K, b), lambda theta, K, a, b: phi.dual_derivative(a, K, b) * theta
         )
