@@ -71,6 +71,7 @@ def test_chains_are_numbered_through_and_the_layout_is_recorded(by_two):
     assert settings["chains"] == 4 and settings["layout"]["chains_per_task"] == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_draws_are_the_same(problem, client, by_two, tmp_path):
     killed = []
 

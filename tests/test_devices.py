@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -49,14 +49,18 @@ def observe(out: Path) -> None:
     np.savez(out, settings=tree.attrs["settings"], **{k: np.asarray(v) for k, v in found.items()})
 
 
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The observations on one, two and four devices."""
+    """The observations on a number of devices, each made once."""
     directory = tmp_path_factory.mktemp("devices")
-    found = {}
     if jax.local_device_count() != 1:
         pytest.skip("there are several devices here already")
-    for devices in (1, 2, 4):
+
+    @cache
+    def on(devices):
         out = directory / f"{devices}.npz"
         environment = {
             **os.environ,
@@ -71,36 +75,37 @@ def runs(tmp_path_factory):
             command = [sys.executable, "-m", "tests.test_devices", str(out)]
             subprocess.run(command, cwd=ROOT, env=environment, check=True)
         with np.load(out) as arrays:
-            found[devices] = dict(arrays)
-    return found
+            return dict(arrays)
+
+    return on
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, FOUR])
 def test_chains_have_the_same_keys_and_starts_on_any_number_of_devices(runs, devices):
-    assert int(runs[devices]["devices_of_z"]) == devices and int(runs[1]["devices_of_z"]) == 1
-    assert json.loads(str(runs[devices]["settings"]))["layout"]["devices"] == devices
+    assert int(runs(devices)["devices_of_z"]) == devices and int(runs(1)["devices_of_z"]) == 1
+    assert json.loads(str(runs(devices)["settings"]))["layout"]["devices"] == devices
     for name in ("keys", "start"):
-        assert np.array_equal(runs[devices][name], runs[1][name]), name
+        assert np.array_equal(runs(devices)[name], runs(1)[name]), name
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, FOUR])
 def test_the_first_step_is_the_same_to_rounding(runs, devices):
-    a, b = runs[devices]["gradient"], runs[1]["gradient"]
+    a, b = runs(devices)["gradient"], runs(1)["gradient"]
     assert np.max(np.abs(a - b)) <= 1e-12 * np.max(np.abs(b))
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, FOUR])
 def test_posterior_means_agree_within_their_errors(runs, devices):
     """20 differences of independent or equal chains; five standard errors, false alarms below 1e-5."""
-    (a, da), (b, db) = (_mean(runs[n]["first_f"]) for n in (devices, 1))
+    (a, da), (b, db) = (_mean(runs(n)["first_f"]) for n in (devices, 1))
     assert np.all(np.abs(a - b) <= 5 * np.hypot(da, db))
-    np.testing.assert_allclose(runs[devices]["first_kernel"].shape, runs[1]["first_kernel"].shape)
+    np.testing.assert_allclose(runs(devices)["first_kernel"].shape, runs(1)["first_kernel"].shape)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", [1, 2, FOUR])
 def test_the_same_layout_gives_the_same_bits_twice(runs, devices):
     for name in ("f", "kernel"):
-        assert np.array_equal(runs[devices][f"first_{name}"], runs[devices][f"second_{name}"])
+        assert np.array_equal(runs(devices)[f"first_{name}"], runs(devices)[f"second_{name}"])
 
 
 def test_chains_that_devices_cannot_share_equally_use_fewer_of_them(monkeypatch):

@@ -103,7 +103,7 @@ def largest_score(kernel, face, marginal, **options):
     [
         ("HilbertHMC", "weights", {}),
         ("HilbertHMC", "collapsed", {"step_size": 0.55}),
-        ("MALA", "weights", {}),
+        pytest.param("MALA", "weights", {}, marks=pytest.mark.slow),
         ("GHMC", "weights", {}),
         pytest.param("AdjustedMCLMC", "weights", {}, marks=pytest.mark.slow),
         pytest.param("PreconditionedCrankNicolson", "collapsed", {}, marks=pytest.mark.slow),
