@@ -487,6 +487,8 @@ NET = fp.Mlp(8)
     ("call", "error", "message"),
     [
         (lambda: langevin(linear, TASK, times=[-1.0]), ValueError, "times is .*zero or positive"),
+        (lambda: model().fluctuation_dissipation_ratio(0.5, 1.0), ValueError, "give 0 <= earlier < later"),
+        (lambda: model().fluctuation_dissipation_ratio(1.0, 1.0), ValueError, "later = 1.0 and earlier = 1.0"),
         (lambda: langevin(linear, TASK, times=[np.inf]), ValueError, "times is"),
         (lambda: langevin(linear, TASK, times=[]), ValueError, "times is"),
         (lambda: langevin(linear, TASK, times=1, temperature=-1), ValueError, "temperature is -1"),
