@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from fieldprob.gp import condition
+from fieldprob.networks.regression import check_values_only
 from fieldprob.prediction import Prediction
 from fieldprob.theory.precision import require_float64
 
@@ -32,7 +33,8 @@ def gcv(prior: Any, task: Any) -> Prediction:
         ridge they fail.
 
     Raises:
-        TypeError: task is a population, or prior neither a network nor a function.
+        TypeError: task is a population or has other observations than values at points; prior is neither a network nor
+            a function.
         ValueError: float32; noise that differs between points, or zero; a kernel that is not positive semi-definite.
 
     >>> import fieldprob as fp
@@ -46,6 +48,7 @@ def gcv(prior: Any, task: Any) -> Prediction:
             f"task is a {type(task).__name__}: gcv learns from one data set and needs a fp.Task. For a population use "
             "theory.learning_curves.renormalised_ridge."
         )
+    check_values_only(task, "theory 'generalised cross-validation'")
     require_float64("generalised cross-validation", task)
     K, ridge = _kernel(prior, task)
     ridge = jnp.asarray(ridge)
