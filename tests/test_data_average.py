@@ -143,6 +143,15 @@ def test_a_pool_is_drawn_without_replacement_and_tested_on_the_rest():
     assert set(np.round(np.sqrt(found["test_error"].values[:, 0]), 6)) == set(np.arange(10.0))
 
 
+def test_labels_of_a_pool_carry_no_noise_unless_given():
+    pool = fp.tasks.Pool(np.random.default_rng(0).normal(size=(30, 2)), np.zeros(30))
+    population = fp.tasks.Population(20, 0.1, measure=pool)
+    assert population.label_noise_variance == 0.0
+    error = data_average(fp.Mlp(width=1), population, datasets=3, progress=False)["posterior"]["test_error"]
+    assert np.all(error == 0.0)
+    assert fp.tasks.Population(20, 0.1, 0.2, measure=pool).label_noise_variance == 0.2
+
+
 @pytest.mark.slow
 def test_batches_change_nothing_and_sizes_have_data_of_their_own():
     population = fp.tasks.Population((5, 6), 0.2)
@@ -208,6 +217,7 @@ def test_wrong_arguments_are_named(change, error, message):
         ({"points": 5, "noise_variance": -0.1}, "noise_variance"),
         ({"points": 5, "target": np.sin}, "without measure"),
         ({"points": 5, "measure": fp.tasks.Circle()}, "without target"),
+        ({"points": 5, "measure": fp.tasks.Pool(np.ones((7, 1)), np.ones(7)), "target": np.sin}, "leave target out"),
     ],
 )
 def test_a_population_says_what_is_wrong_with_it(arguments, message):
