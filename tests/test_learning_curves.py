@@ -381,11 +381,13 @@ def test_cross_validation_refuses_what_it_cannot_estimate():
         learning_curves.gcv(fp.Mlp(9), population(5, 0.1))
     with pytest.raises(ValueError, match="the same for every point"):
         learning_curves.gcv(fp.Mlp(9), fp.Task(X, X[:, 0], [0.1] * 4))
-    with pytest.raises(ValueError, match="not positive semi-definite"):
+    with pytest.raises(ValueError, match="not positive semidefinite"):
         learning_curves.gcv(lambda a, b: -a @ b.T, fp.Task(X, X[:, 0], 0.1))
     slope = fp.tasks.Observation(fp.gp.Derivative(X, [1.0, 0.0]), X[:, 0], 0.1)
     with pytest.raises(TypeError, match="observations through linear operators, and theory 'generalised cross-val"):
         learning_curves.gcv(fp.Mlp(9), fp.Task(X, X[:, 0], 0.1, observations=[slope]))
+    with pytest.raises(ValueError, match="not symmetric"):
+        learning_curves.gcv(lambda a, b: a @ b.T * (1 + a[:, :1] ** 2), fp.Task(X, X[:, 0], 0.1))
     with pytest.raises(TypeError, match="a function kernel"):
         learning_curves.gcv(np.eye(4), fp.Task(X, X[:, 0], 0.1))
     with pytest.raises(ValueError, match="for 4 points"):
