@@ -61,7 +61,7 @@ def regression(features, eigenvalues, y, P, ridge, label_noise, sets, *, seed=0,
             "posterior_variance": jnp.sum(variance),
             "mode_variance": variance,
             "test_error": jnp.sum((f - y) ** 2),
-            "train_error": jnp.sum((noisy - phi @ f) ** 2) / P,
+            "train_error": jnp.sum((noisy - phi @ f) ** 2) / jnp.maximum(count, 1),
             "resolvent": trace / P,
         }
 

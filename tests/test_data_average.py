@@ -143,6 +143,15 @@ def test_a_pool_is_drawn_without_replacement_and_tested_on_the_rest():
     assert set(np.round(np.sqrt(found["test_error"].values[:, 0]), 6)) == set(np.arange(10.0))
 
 
+def test_labels_of_a_pool_carry_no_noise_unless_given():
+    pool = fp.tasks.Pool(np.random.default_rng(0).normal(size=(30, 2)), np.zeros(30))
+    population = fp.tasks.Population(20, 0.1, measure=pool)
+    assert population.label_noise_variance == 0.0
+    error = data_average(fp.Mlp(width=1), population, datasets=3, progress=False)["posterior"]["test_error"]
+    assert np.all(error == 0.0)
+    assert fp.tasks.Population(20, 0.1, 0.2, measure=pool).label_noise_variance == 0.2
+
+
 @pytest.mark.slow
 def test_batches_change_nothing_and_sizes_have_data_of_their_own():
     population = fp.tasks.Population((5, 6), 0.2)
@@ -182,6 +191,66 @@ def test_a_singular_covariance_is_named():
         )
 
 
+def rbf(X1, X2):
+    return jnp.exp(-jnp.sum((X1[:, None] - X2) ** 2, axis=-1) / 2)
+
+
+INTERVAL = {"measure": fp.tasks.Interval(0.0, 1.0), "target": lambda X: X[:, 0]}
+
+
+@pytest.mark.parametrize("ridge", [1e-15, 1e-12])
+def test_a_covariance_that_is_almost_singular_is_not_solved_wrongly(ridge):
+    """Two modes at five points, and a smooth kernel at thirty: rounding over ridge reaches one."""
+    two = spectrum([1.0, 0.1], [1.0, 1.0])
+    for prior, population in (
+        (two, fp.tasks.Population(5, ridge, 0.1)),
+        (rbf, fp.tasks.Population(30, ridge, 0.1, **INTERVAL)),
+        (two, fp.tasks.Population(5, ridge, 0.1, poisson=True)),
+    ):
+        with pytest.raises(FloatingPointError, match="relative residual .*larger noise_variance"):
+            data_average(prior, population, datasets=20, progress=False)
+
+
+def test_a_small_ridge_that_can_be_solved_is_accurate():
+    """Two modes at five points: the posterior variance is ridge times the trace of (features features')^-1."""
+    population, two = fp.tasks.Population(5, 1e-7, 0.1), spectrum([1.0, 0.1], [1.0, 1.0])
+    variance = data_average(two, population, datasets=20, progress=False)["posterior"]["posterior_variance"]
+    assert np.all((variance > 1e-8) & (variance < 1e-5))
+
+
+def indefinite(X1, X2):
+    return 1 - jnp.sum((X1[:, None] - X2) ** 2, axis=-1)
+
+
+def inconsistent(X1, X2):  # of points with others three times that of points with themselves
+    return rbf(X1, X2) * (1.0 if X1.shape == X2.shape else 3.0)
+
+
+@pytest.mark.parametrize(
+    ("prior", "change", "message"),
+    [
+        (lambda X1, X2: -rbf(X1, X2), {}, "prior gives 8 random points is not positive semidefinite"),
+        (indefinite, {}, "not positive semidefinite"),
+        (lambda X1, X2: rbf(X1, X2) * (1 + X1[:, :1] ** 2), {}, "is not symmetric"),
+        (lambda X1, X2: rbf(X1, X2) * jnp.nan, {}, "prior gives 8 random points has 64 of 64 entries that are NaN"),
+        (
+            inconsistent,
+            {},
+            "no covariance function: in 20 of 20 data sets of 8 points a posterior variance is negative",
+        ),
+        (lambda X1, X2: X1, {}, r"prior returned shape \(3, 1\) for 3 and 8 points"),
+        (rbf, {"measure": lambda key, points: jnp.ones(points)}, r"measure returned shape \(8,\) for 8 points"),
+        (rbf, {"target": lambda X: jnp.nan * X[:, 0]}, "target of random points has 8 NaN or infinite entries"),
+        (rbf, {"target": lambda X: jnp.where(X[:, 0] < 0.95, X[:, 0], jnp.nan)}, "target of random points has 1 NaN"),
+        (rbf, {"target": lambda X: X[:, 0] if len(X) == 8 else X[:, 0] * jnp.nan}, "20 of 20 .* check that target"),
+    ],
+)
+def test_what_is_wrong_with_prior_measure_or_target_is_named(prior, change, message):
+    population = fp.tasks.Population(8, 20.0, 0.1, **(INTERVAL | change))
+    with pytest.raises(ValueError, match=message):
+        data_average(prior, population, datasets=20, test_points=3, progress=False)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -208,6 +277,7 @@ def test_wrong_arguments_are_named(change, error, message):
         ({"points": 5, "noise_variance": -0.1}, "noise_variance"),
         ({"points": 5, "target": np.sin}, "without measure"),
         ({"points": 5, "measure": fp.tasks.Circle()}, "without target"),
+        ({"points": 5, "measure": fp.tasks.Pool(np.ones((7, 1)), np.ones(7)), "target": np.sin}, "leave target out"),
     ],
 )
 def test_a_population_says_what_is_wrong_with_it(arguments, message):

@@ -487,6 +487,8 @@ NET = fp.Mlp(8)
     ("call", "error", "message"),
     [
         (lambda: langevin(linear, TASK, times=[-1.0]), ValueError, "times is .*zero or positive"),
+        (lambda: model().fluctuation_dissipation_ratio(0.5, 1.0), ValueError, "give 0 <= earlier < later"),
+        (lambda: model().fluctuation_dissipation_ratio(1.0, 1.0), ValueError, "later = 1.0 and earlier = 1.0"),
         (lambda: langevin(linear, TASK, times=[np.inf]), ValueError, "times is"),
         (lambda: langevin(linear, TASK, times=[]), ValueError, "times is"),
         (lambda: langevin(linear, TASK, times=1, temperature=-1), ValueError, "temperature is -1"),
@@ -501,6 +503,7 @@ NET = fp.Mlp(8)
         (lambda: langevin(3, TASK, times=1), TypeError, "neither a network nor a function"),
         (lambda: langevin(NET, 3, times=1), TypeError, "task is a int"),
         (lambda: langevin(lambda a, b: -linear(a, b), TASK, times=1), ValueError, "not positive semidefinite"),
+        (lambda: langevin(lambda a, b: linear(a, b) * a[:, :1] ** 2, TASK, times=1), ValueError, "not symmetric"),
         (lambda: langevin(lambda a, b: jnp.ones(3), TASK, times=1), ValueError, r"has shape \(3,\)"),
         (lambda: gradient_flow(lambda a, b: linear(a, b) * jnp.nan, TASK, times=1), ValueError, "NaN or infinite"),
     ],

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import fieldprob as fp
 from fieldprob.kernels import Spectrum, spectra
@@ -194,15 +195,32 @@ def test_first_correction_is_the_renormalised_ridge_to_first_order_for_many_gaus
         assert error < (0.11 if name == "predictor_variance" else 0.02) * errors[0][name] + 1e-6, name
 
 
+def test_train_error_of_a_poisson_number_of_points_is_a_mean_over_data_sets():
+    """One constant mode, r = y ridge / (n lambda + ridge) at each of n points: E[sum of r^2 / n] over n > 0 is exact.
+
+    P and ridge grow together: what the first correction leaves falls as 1/P^2, the correction itself as 1/P.
+    """
+    nodes = (jnp.zeros((1, 1)), jnp.ones(1))
+    constant = Spectrum([1.0], coefficients=[1.0], eigenfunctions=lambda X: jnp.ones((len(X), 1)), quadrature=nodes)
+    left = []
+    for P in (100, 1000):
+        n = np.arange(1, 3 * P)
+        exact = np.sum(scipy.stats.poisson.pmf(n, P) * (0.5 * P / (n + 0.5 * P)) ** 2)
+        task = population(P, 0.5 * P, 0.0, poisson=True)
+        found = learning_curves.equivalent_kernel_corrected(constant, task).mean["train_error"][0]
+        left.append(abs(found - exact))
+    assert left[0] < 1e-3 and left[1] < 0.012 * left[0]
+
+
 def test_first_correction_with_constant_variance_has_its_closed_form():
     """d<f_k> = -P v lambda_k y_k / (P lambda_k + ridge)^2, and + P lambda_k^2 ridge y_k / (P lambda_k + ridge)^3."""
     P, ridge = 30, 8.0
     spectrum = spectra.circle(jnp.arange(1.0, 13) ** -1.5).with_target(coefficients=jnp.arange(12.0) - 5)
     e, y = spectrum.eigenvalues, spectrum.coefficients
     v = float((spectrum.degeneracies * e * ridge / (P * e + ridge)).sum())
-    poisson = e * P / (P * e + ridge) * y - P * v * e * y / (P * e + ridge) ** 2
-    fixed = poisson + P * e**2 * ridge * y / (P * e + ridge) ** 3
-    for expected, is_poisson in ((poisson, True), (fixed, False)):
+    mean = e * P / (P * e + ridge) * y - P * v * e * y / (P * e + ridge) ** 2
+    fixed = mean + P * e**2 * ridge * y / (P * e + ridge) ** 3
+    for expected, is_poisson in ((mean, True), (fixed, False)):
         task = population(P, ridge, 0.5, poisson=is_poisson)
         prediction = learning_curves.equivalent_kernel_corrected(spectrum, task)
         np.testing.assert_allclose(prediction.mean["predictor"][0], expected, rtol=1e-12)
@@ -332,8 +350,29 @@ def test_expansions_refuse_what_they_cannot_expand():
     without = Spectrum([1.0], coefficients=[1.0], eigenfunctions=jnp.ones_like)
     with pytest.raises(ValueError, match="no quadrature"):
         learning_curves.equivalent_kernel_corrected(without, population(5, 1.0))
-    with pytest.raises(ValueError, match="exponent = 0.9"):
-        learning_curves.power_law_asymptotics(0.9, 10)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: learning_curves.power_law_asymptotics(0.9, 10), "exponent = 0.9: give a finite number above 1"),
+        (lambda: learning_curves.power_law_asymptotics(np.inf, 3), "exponent = inf"),
+        (lambda: learning_curves.power_law_asymptotics(2.0, 3, target_exponent=np.nan), "target_exponent = nan"),
+        (lambda: learning_curves.power_law_asymptotics(2.0, -3), "points = -3: .* above zero"),
+        (lambda: learning_curves.power_law_asymptotics(2.0, 0), "points = 0"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, 10, -0.1), "noise_variance = -0.1 must be finite, zero or"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, 10, np.nan), "noise_variance = nan"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, 10, np.inf), "noise_variance = inf"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, 10, [0.1, 0.2]), r"noise_variance has shape \(2,\)"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, [10, np.nan], 0.1), "points = .*nan"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, [], 0.1), r"points = \[\]: give a size"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, 0, 0.1), "points = 0"),
+        (lambda: learning_curves.effective_ridge(POWER_LAW, -1, 0.1), "points = -1"),
+    ],
+)
+def test_numbers_out_of_range_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_cross_validation_refuses_what_it_cannot_estimate():
@@ -342,8 +381,13 @@ def test_cross_validation_refuses_what_it_cannot_estimate():
         learning_curves.gcv(fp.Mlp(9), population(5, 0.1))
     with pytest.raises(ValueError, match="the same for every point"):
         learning_curves.gcv(fp.Mlp(9), fp.Task(X, X[:, 0], [0.1] * 4))
-    with pytest.raises(ValueError, match="not positive semi-definite"):
+    with pytest.raises(ValueError, match="not positive semidefinite"):
         learning_curves.gcv(lambda a, b: -a @ b.T, fp.Task(X, X[:, 0], 0.1))
+    slope = fp.tasks.Observation(fp.gp.Derivative(X, [1.0, 0.0]), X[:, 0], 0.1)
+    with pytest.raises(TypeError, match="observations through linear operators, and theory 'generalised cross-val"):
+        learning_curves.gcv(fp.Mlp(9), fp.Task(X, X[:, 0], 0.1, observations=[slope]))
+    with pytest.raises(ValueError, match="not symmetric"):
+        learning_curves.gcv(lambda a, b: a @ b.T * (1 + a[:, :1] ** 2), fp.Task(X, X[:, 0], 0.1))
     with pytest.raises(TypeError, match="a function kernel"):
         learning_curves.gcv(np.eye(4), fp.Task(X, X[:, 0], 0.1))
     with pytest.raises(ValueError, match="for 4 points"):

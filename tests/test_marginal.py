@@ -1,12 +1,14 @@
 """The marginal likelihood and its hand-written gradient against SciPy's density and automatic differentiation."""
 
+from inspect import unwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from fieldprob.gp import Dense, LowRank, Marginal, condition, inverse_and_log_determinant
+from fieldprob.gp import Dense, LowRank, Marginal, condition, cross_covariance, inverse_and_log_determinant
 
 P, C = 9, 2
 RNG = np.random.default_rng(0)
@@ -103,6 +105,63 @@ def test_shapes_that_do_not_fit_are_refused():
         Marginal(LowRank(jnp.ones((3, 2))), jnp.ones(4))
     with pytest.raises(ValueError, match="value has shape"):
         Marginal(LowRank(jnp.ones((3, 2))), 1.0).log_prob(jnp.ones((4, 1)))
+
+
+EYE, ONES = jnp.eye(3), jnp.ones((3, 1))
+SKEW = EYE + 0.1 * jnp.eye(3, k=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: condition(-0.5 * EYE, 2.0, ONES, EYE, EYE), "K is not positive semidefinite.* -0.5"),
+        (lambda: condition(SKEW, 0.1, ONES, EYE, EYE), "K is not symmetric, it differs from its transpose by 0.1"),
+        (lambda: condition(EYE, 0.1, ONES, EYE, SKEW), "K_query is not symmetric"),
+        (lambda: condition(EYE, 0.1, ONES, EYE, -ONES[:, 0]), "posterior variance falls to -1.91"),
+        (lambda: condition(EYE, 0.1, ONES, 3 * EYE, EYE), "posterior variance falls to -7.18.* from one kernel"),
+        (lambda: condition(EYE, -0.5, ONES, EYE, EYE), "noise_variance falls to -0.5"),
+        (lambda: condition(EYE, [0.1, 0.1, np.nan], ONES, EYE, EYE), "noise_variance has 1 of 3 entries"),
+        (lambda: condition(EYE, [0.1], ONES, EYE, EYE), r"noise_variance has shape \(1,\)"),
+        (lambda: condition(EYE, SKEW, ONES, EYE, EYE), "noise_variance is not symmetric"),
+        (lambda: condition(EYE, 0.1, ONES, EYE, EYE, jitter=-0.5), "jitter is -0.5: give zero or a small"),
+        (lambda: condition(EYE, 0.1, ONES.at[1].set(jnp.nan), EYE, EYE), "y has 1 of 3 entries that are NaN"),
+        (
+            lambda: unwrap(condition)(EYE, 0.1, ONES[:, 0], EYE, EYE),
+            r"y has shape \(3,\).* y\[:, None\] for one output",
+        ),
+        (lambda: unwrap(condition)(EYE, 0.1, ONES, EYE[:, :2], EYE), r"K_cross has shape \(3, 2\)"),
+        (lambda: unwrap(condition)(EYE, 0.1, ONES, EYE, EYE[:2, :2]), r"K_query has shape \(2, 2\)"),
+        (lambda: Marginal(EYE, -0.5), "noise_variance falls to -0.5"),
+        (lambda: Marginal(LowRank(EYE), [0.1, -0.5, 0.1]), "noise_variance falls to -0.5"),
+        (lambda: Marginal(-EYE, 2.0), "covariance is not positive semidefinite"),
+        (lambda: Marginal(SKEW, 2.0), "covariance is not symmetric"),
+        (lambda: cross_covariance(lambda a, b: a @ b.T * (1 + a[:, :1] ** 2), SKEW), "is not symmetric"),
+    ],
+)
+def test_what_is_no_covariance_or_no_variance_is_refused(call, message):
+    """Shapes without the run-time type checking of the tests, which would refuse them first."""
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("points", [30, 200])
+def test_rounding_of_a_singular_covariance_is_no_defect(points):
+    x = np.sort(RNG.uniform(size=points))
+    K = jnp.exp(-((x[:, None] - x) ** 2) / 2)
+    assert np.linalg.eigvalsh(K)[0] < 0
+    variance = condition(K, 1e-3, jnp.ones((points, 1)), K, K).variance
+    assert np.all((variance > 0) & (variance < 1e-3))
+    single = K.astype(jnp.float32)
+    assert np.all(condition(single, jnp.float32(0.1), single[:, :1], single, single).variance < 0.1)
+
+
+def test_conditioning_traces_whatever_the_values():
+    @jax.jit
+    def variance(noise):
+        return condition(EYE, noise, ONES, EYE, EYE).variance
+
+    np.testing.assert_allclose(variance(1.0), 0.5)
+    np.testing.assert_allclose(jax.vmap(variance)(jnp.ones(2)), 0.5)
 
 
 def test_conditioning_equals_the_partitioned_gaussian():

@@ -562,3 +562,31 @@ def test_no_network_is_needed_for_real_data(make, monkeypatch):
 
     monkeypatch.setattr(socket, "socket", refuse)
     assert make(train=10, test=5).points == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: tasks.Interval(1.0, 0.0), ValueError, "low = 1.0 and high = 0.0: give low below high"),
+        (lambda: tasks.Interval(0.0, np.inf), ValueError, "high = inf must be finite"),
+        (lambda: tasks.Interval(0.0, 1.0, 3), TypeError, "positional arguments"),
+        (lambda: tasks.Circle(2), TypeError, "positional argument"),
+        (lambda: tasks.Gaussian(2, -1.0), ValueError, "variance = -1.0 must be positive"),
+        (lambda: tasks.Gaussian(0), ValueError, "inputs = 0 must be at least 1"),
+        (lambda: tasks.Sphere(3, np.nan), ValueError, "radius = nan must be finite"),
+        (lambda: tasks.Sphere(3, -1.0), ValueError, "radius = -1.0 must be positive"),
+        (lambda: tasks.Sphere(3, 0.0), ValueError, "radius = 0.0 must be positive"),
+    ],
+)
+def test_measures_refuse_bad_arguments(make, error, message):
+    with refused(error, message):
+        make()
+
+
+def test_measures_take_traced_numbers():
+    def largest(radius):
+        key = jax.random.key(0)
+        points = tasks.Sphere(3, radius)(key, 2), tasks.Gaussian(3, radius)(key, 2), tasks.Interval(0.0, radius)(key, 2)
+        return sum(jnp.abs(x).max() for x in points)
+
+    assert np.isfinite(jax.jit(largest)(2.0))

@@ -18,6 +18,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from fieldprob.gp.checks import check_covariance, check_noise
 from fieldprob.gp.covariance import Covariance, Dense, LowRank
 
 _BASE_BLOCK = 32  # below this LAPACK's Cholesky beats the recursion (measured: 25 to 50)
@@ -134,6 +135,10 @@ class Marginal(dist.Distribution):
 
     The log density is differentiable in reverse mode only (`jax.grad`, not `jax.jvp`) in the features and the noise.
 
+    Raises:
+        ValueError: a noise that is no variance, or of the wrong shape; a covariance that is not symmetric and positive
+            semidefinite. Traced values are not checked.
+
     >>> import jax.numpy as jnp
     >>> d = Marginal(LowRank(jnp.ones((2, 1))), 1.0)
     >>> round(d.log_prob(jnp.zeros((2, 1))).item(), 4)     # -log(2 pi) - log(3) / 2
@@ -154,11 +159,9 @@ class Marginal(dist.Distribution):
         if self.outputs < 1:
             raise ValueError(f"outputs is {outputs!r}: give at least 1.")
         points = self.covariance.points
-        if self.noise_variance.shape not in ((), (points,), (points, points)):
-            raise ValueError(
-                f"noise_variance has shape {self.noise_variance.shape}, but the covariance has {points} points: "
-                f"give a scalar, ({points},) or ({points}, {points})."
-            )
+        check_noise(self.noise_variance, points)
+        if isinstance(self.covariance, Dense):
+            check_covariance("covariance", self.covariance.value)
         super().__init__(event_shape=(points, self.outputs), validate_args=validate_args)
 
     def log_prob(self, value):

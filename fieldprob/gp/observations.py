@@ -29,8 +29,8 @@ def cross_covariance(kernel: Callable, left, right=None) -> Float[Array, "rows r
         left, right: operators, or points X for `Values(X)`; right is left unless given, the result then symmetric.
 
     Raises:
-        ValueError: a result that is not finite or, with right left out, not positive semidefinite: the process has no
-            such derivative, or none by automatic differentiation. Traced kernels are not checked.
+        ValueError: a result that is not finite or, with right left out, not symmetric and positive semidefinite: the
+            process has no such derivative, or none by automatic differentiation. Traced kernels are not checked.
 
     >>> import fieldprob as fp, jax.numpy as jnp
     >>> rbf = lambda X1, X2: jnp.exp(-((X1[:, None] - X2[None]) ** 2).sum(-1) / 2)
@@ -41,11 +41,9 @@ def cross_covariance(kernel: Callable, left, right=None) -> Float[Array, "rows r
     symmetric = right is None
     right = left if right is None else right if isinstance(right, Operator) else Values(right)
     K = _compiled(kernel, left, right)
-    if symmetric:
-        K = 0.5 * (K + K.T)
     if not isinstance(K, Tracer):
         _check(np.asarray(K), f"the covariance of {type(left).__name__} with {type(right).__name__}", symmetric)
-    return K
+    return 0.5 * (K + K.T) if symmetric else K
 
 
 @eqx.filter_jit
@@ -63,7 +61,10 @@ def _check(K, what: str, symmetric: bool) -> None:
     if symmetric:
         # scaled to unit diagonal, so that rows of very different size are judged alike
         scale = np.sqrt(np.maximum(np.diagonal(K), np.finfo(K.dtype).tiny))
-        smallest = np.linalg.eigvalsh(K / np.outer(scale, scale))[0]
+        correlations = K / np.outer(scale, scale)
+        if (asymmetry := np.max(np.abs(correlations - correlations.T))) > np.finfo(K.dtype).eps ** 0.5:
+            raise ValueError(f"{what} is not symmetric (correlations differ by {asymmetry:.2g}): {remedy}")
+        smallest = np.linalg.eigvalsh(0.5 * (correlations + correlations.T))[0]
         if smallest < -1e4 * len(K) * np.finfo(K.dtype).eps:
             raise ValueError(
                 f"{what} is not positive semidefinite (eigenvalue {smallest:.2g} of correlations): {remedy}"

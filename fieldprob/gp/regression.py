@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from fieldprob.gp.checks import check_covariance, check_finite, check_noise
 from fieldprob.gp.marginal import inverse_and_log_determinant
 
 
@@ -71,8 +72,10 @@ def condition(
         jitter: variance added to the diagonal of the noise, for singular K without noise; reported in the result.
 
     Raises:
-        ValueError: K + noise is not positive definite, or so nearly singular that it cannot be solved. Traced values
-            are not checked; there the result is NaN or inaccurate.
+        ValueError: shapes that do not fit; entries that are NaN or infinite; a covariance or noise that is not
+            symmetric and positive semidefinite; K_cross and K_query that cannot belong to this K, so that a posterior
+            variance is negative; K + noise so nearly singular that it cannot be solved. Traced values are not checked;
+            there the result is NaN or inaccurate.
 
     >>> import jax.numpy as jnp
     >>> one = jnp.ones((1, 1))
@@ -80,6 +83,8 @@ def condition(
     >>> round(post.mean.item(), 6), round(post.variance.item(), 6)
     (1.0, 0.5)
     """
+    K, y, K_cross, K_query = (_floats(x) for x in (K, y, K_cross, K_query))
+    _check_arguments(K, noise_variance, y, K_cross, K_query, jitter)
     S = add_noise(K, noise_variance)
     S = S + jitter * jnp.eye(S.shape[-1], dtype=S.dtype)
     resolvent, log_det = inverse_and_log_determinant(S)
@@ -95,6 +100,7 @@ def condition(
         variance = jnp.diagonal(covariance)
     else:
         variance = K_query - jnp.sum(gain * K_cross, axis=-1)
+    _check_variance(variance, K_query)
     variance = jnp.maximum(variance, 0.0)  # rounding may leave it just below
     return Posterior(
         mean=K_cross @ delta,
@@ -108,24 +114,60 @@ def condition(
     )
 
 
+def solver_tolerance(dtype) -> float:
+    """The relative residual, and the negative variance in units of the prior's, from which a system counts as unsolved.
+
+    >>> solver_tolerance(jnp.float64)
+    1e-06
+    """
+    return 1e-6 if dtype == jnp.float64 else 1e-2
+
+
+def _floats(array) -> Array:
+    array = jnp.asarray(array)
+    return array.astype(jnp.result_type(array, float))
+
+
+def _check_arguments(K, noise_variance, y, K_cross, K_query, jitter) -> None:
+    P, queries = len(K), len(K_cross)
+    for name, array, fits, shape in (
+        ("K", K, K.shape == (P, P), "(points, points)"),
+        ("y", y, y.ndim == 2 and len(y) == P, "(points, outputs), y[:, None] for one output"),
+        ("K_cross", K_cross, K_cross.shape == (queries, P), "(queries, points)"),
+        ("K_query", K_query, K_query.shape in ((queries,), (queries, queries)), "(queries, queries) or (queries,)"),
+    ):
+        if not fits:
+            raise ValueError(f"{name} has shape {array.shape}, but K has {P} points: give {shape}.")
+        check_finite(name, array)
+    check_covariance("K", K)
+    if K_query.ndim == 2:
+        check_covariance("K_query", K_query)
+    check_noise(jnp.asarray(noise_variance), P)
+    if not isinstance(jitter, Tracer) and not 0 <= jitter < np.inf:
+        raise ValueError(f"jitter is {jitter!r}: give zero or a small positive variance.")
+
+
+def _check_variance(variance, K_query) -> None:
+    """Raise if a posterior variance is negative beyond what the solver leaves."""
+    if isinstance(variance, Tracer):
+        return
+    prior = np.abs(np.diagonal(K_query) if K_query.ndim == 2 else K_query).max(initial=0.0)
+    if (smallest := np.min(variance, initial=0.0)) < -solver_tolerance(variance.dtype) * prior:
+        raise ValueError(
+            f"the posterior variance falls to {smallest:.3g}, where that of the prior is at most {prior:.3g}: K_cross "
+            "and K_query are no covariances of outputs with covariance K. Take all three from one kernel."
+        )
+
+
 def _check_solved(K, S, resolvent, noise_variance) -> None:
-    """Raise unless S times its inverse is one, on a vector that has all modes: to 1e-6, in float32 to 1e-2."""
+    """Raise unless S times its inverse is one, on a vector that has all modes, to the tolerance of the solver."""
     if any(isinstance(x, Tracer) for x in (S, resolvent)):
         return
     probe = np.cos(np.arange(1.0, len(S) + 1) ** 2)
     residual = np.max(np.abs(np.asarray(S) @ (np.asarray(resolvent) @ probe) - probe))
-    if residual < (1e-6 if S.dtype == jnp.float64 else 1e-2):
+    if residual < solver_tolerance(S.dtype):
         return
-    K, S = np.asarray(K, float), np.asarray(S, float)
-    if not np.all(np.isfinite(S)):
-        raise ValueError(f"K or noise_variance has {np.sum(~np.isfinite(S))} entries that are NaN or infinite.")
-    K_eigenvalues, noise = np.linalg.eigvalsh(0.5 * (K + K.T)), np.asarray(noise_variance)
-    largest = np.abs(K_eigenvalues).max()
-    if K_eigenvalues[0] < -1e-6 * largest:
-        raise ValueError(
-            f"K is not positive semidefinite: its smallest eigenvalue is {K_eigenvalues[0]:.3g}, its largest "
-            f"{largest:.3g}. It is no covariance; check the kernel."
-        )
+    largest, noise = np.linalg.eigvalsh(np.asarray(K, float))[-1], np.asarray(noise_variance)
     smallest = np.linalg.eigvalsh(noise)[0] if noise.ndim == 2 else noise.min()
     raise ValueError(
         f"noise_variance is too small ({smallest:.3g} at its smallest): the covariance of the data is singular in "

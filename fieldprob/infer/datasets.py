@@ -12,6 +12,7 @@ an input measure they are means over fresh test points, the same number for each
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +24,12 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from fieldprob.gp.checks import check_covariance
+from fieldprob.gp.regression import solver_tolerance
 from fieldprob.infer import layout
 from fieldprob.infer.datatree import labelled
 from fieldprob.infer.driver import check_seed, seed_text
+from fieldprob.tasks.arguments import require_finite
 from fieldprob.tasks.population import Population
 
 _CURVE = {  # dimensions after dataset and points
@@ -45,7 +49,7 @@ class _Data(NamedTuple):
     target: Any  # (points,)
     modes: Any  # (modes, points), λ_k φ_k(x_i), or None
     eigenvalues: Any  # (modes,), of the modes
-    error: Callable  # (G, δ) -> test error, posterior variance
+    error: Callable  # (G, δ) -> test error, posterior variance, the smallest one over the largest prior variance
 
 
 def data_average(
@@ -78,12 +82,15 @@ def data_average(
 
     Returns:
         A DataTree with the group `posterior`, dims (dataset, points, ...), points being the sizes: `test_error` against
-        noiseless and `noisy_test_error` against noisy labels, `train_error`, `posterior_variance`, and with a spectrum
-        `learnability` and `predictor` (dataset, points, mode). `fieldprob.compare` takes it as independent samples.
+        noiseless and `noisy_test_error` against noisy labels, `train_error` (zero for a Poisson data set without
+        points), `posterior_variance`, and with a spectrum `learnability` and `predictor` (dataset, points, mode).
+        Systems are solved to 1e-6 at least, in float32 to 1e-2. `fieldprob.compare` takes it as independent
+        samples.
         After an interruption it holds the data sets that are finished, and `attrs["interrupted"]` is 1.
 
     Raises:
-        TypeError, ValueError: an argument is out of range or of the wrong kind.
+        TypeError, ValueError: an argument is out of range or of the wrong kind; the prior is no covariance function,
+            which the first data set of the largest size shows, or the target not finite.
         FloatingPointError: the covariance of a data set is singular: noise_variance is too small for it.
         KeyboardInterrupt: interrupted before the first batch was complete.
 
@@ -104,6 +111,7 @@ def data_average(
     draw, size = _source(prior, population, spectrum, int(test_points), int(modes))
     devices = layout.choose_devices(jax.local_device_count())
     root = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
+    _check_data(draw, _key(root, population.points[-1], 0), population.points[-1])
 
     curves: list[dict[str, np.ndarray]] = []
     interrupted = False
@@ -116,13 +124,13 @@ def data_average(
             chunk = _batch_size(batch, datasets, size(largest), len(devices))
             learn = _learner(draw, population, P, largest, devices)
             bar.set_postfix_str(f"points {P}", refresh=False)
-            keys, parts = jax.random.fold_in(root, P), []
+            parts = []
             try:
                 for first in range(0, datasets, chunk):
                     index = np.minimum(np.arange(first, first + chunk), datasets - 1)
-                    values = learn(jax.vmap(lambda i, k=keys: jax.random.fold_in(k, i))(index))
-                    values = jax.tree.map(lambda x, n=datasets - first: np.asarray(x)[:n], values)
-                    _check_finite(values, P)
+                    keys = jax.vmap(lambda i, P=P: _key(root, P, i))(index)
+                    values = jax.tree.map(lambda x, n=datasets - first: np.asarray(x)[:n], learn(keys))
+                    _check_learned(values, P, lambda i, keys=keys, size=largest: _check_data(draw, keys[i], size))
                     parts.append(values)
                     bar.update(min(chunk, datasets - first))
             except KeyboardInterrupt:
@@ -172,7 +180,7 @@ def _source(prior, population, spectrum, test_points: int, modes: int) -> tuple[
     def draw(key, size: int) -> _Data:
         if pool is None:
             key_train, key_test = jax.random.split(key)
-            X, X_test = population.measure(key_train, size), population.measure(key_test, test_points)
+            X, X_test = (_points(population, *each) for each in ((key_train, size), (key_test, test_points)))
             target, target_test = (_target(population, x) for x in (X, X_test))
         else:
             order = pool.permutation(key)
@@ -182,14 +190,26 @@ def _source(prior, population, spectrum, test_points: int, modes: int) -> tuple[
         k_test = jax.vmap(lambda x: covariance(x[None], x[None])[0, 0])(X_test)
 
         def error(G, delta):
-            explained = jnp.sum((K_cross @ G) * K_cross, axis=1)
-            return jnp.mean((K_cross @ delta - target_test) ** 2), jnp.mean(k_test - explained)
+            left = k_test - jnp.sum((K_cross @ G) * K_cross, axis=1)
+            return jnp.mean((K_cross @ delta - target_test) ** 2), jnp.mean(left), _smallest(left, k_test)
 
         eigenvalues = None if spectrum is None else spectrum.eigenvalues[:modes]
         weighted = None if functions is None or eigenvalues is None else eigenvalues[:, None] * functions(X).T[:modes]
         return _Data(covariance(X, X), target, weighted, eigenvalues, error)
 
     return draw, lambda P: 2 * P * P + 2 * P * test_points
+
+
+def _points(population, key, size: int):
+    X = population.measure(key, size)
+    if jnp.ndim(X) != 2 or len(X) != size:
+        raise ValueError(f"measure returned shape {jnp.shape(X)} for {size} points: it must be ({size}, inputs).")
+    return X
+
+
+def _smallest(variances, prior):
+    """The smallest of the variances, over the largest of the prior's."""
+    return jnp.min(variances) / jnp.maximum(jnp.max(jnp.abs(prior)), jnp.finfo(prior.dtype).tiny)
 
 
 def _target(population, X):
@@ -208,11 +228,19 @@ def _covariance(prior) -> Callable:
                 "function as prior, and the spectrum as spectrum=."
             )
         return lambda X1, X2: functions(X1) @ (prior.eigenvalues[:, None] * functions(X2).T)
-    if hasattr(prior, "limit_variance"):
-        return prior.limit
-    if callable(prior):
-        return prior
+    kernel = prior.limit if hasattr(prior, "limit_variance") else prior
+    if callable(kernel):
+        return partial(_matrix, kernel)
     raise TypeError(f"prior is a {type(prior).__name__}: give a Spectrum, a network, or a function (X1, X2) -> matrix.")
+
+
+def _matrix(kernel, X1, X2):
+    K = jnp.asarray(kernel(X1, X2))
+    if K.shape != (len(X1), len(X2)):
+        raise ValueError(
+            f"prior returned shape {K.shape} for {len(X1)} and {len(X2)} points: it must be a matrix of these."
+        )
+    return K
 
 
 def _gaussian_features(spectrum, modes: int) -> Callable:
@@ -235,7 +263,8 @@ def _gaussian_features(spectrum, modes: int) -> Callable:
 
         def error(G, delta):
             f = weighted @ delta
-            return jnp.sum((f - coefficients) ** 2), jnp.sum(every - jnp.sum((weighted @ G) * weighted, axis=1))
+            left = every - jnp.sum((weighted @ G) * weighted, axis=1)
+            return jnp.sum((f - coefficients) ** 2), jnp.sum(left), _smallest(left, every)
 
         return _Data(features.T @ weighted, features.T @ coefficients, weighted[recorded], every[recorded], error)
 
@@ -257,10 +286,11 @@ def _learner(draw, population, P: int, largest: int, devices) -> Callable:
         here = jnp.arange(largest) < size
         y = data.target + jnp.sqrt(label_noise) * jax.random.normal(key_noise, (largest,))
         both = here[:, None] & here[None, :]
-        factor = jnp.linalg.cholesky(jnp.where(both, data.K, 0.0) + jnp.diag(jnp.where(here, ridge, 1.0)))
-        G = jnp.where(both, cho_solve((factor, True), jnp.eye(largest)), 0.0)
+        S = jnp.where(both, data.K, 0.0) + jnp.diag(jnp.where(here, ridge, 1.0))
+        G = jnp.where(both, cho_solve((jnp.linalg.cholesky(S), True), jnp.eye(largest)), 0.0)
         delta = G @ jnp.where(here, y, 0.0)
-        error, variance = data.error(G, delta)
+        probe = jnp.where(here, jnp.cos(jnp.arange(1.0, largest + 1) ** 2), 0.0)  # has all modes
+        error, variance, smallest = data.error(G, delta)
         values = {
             "test_error": error,
             "noisy_test_error": error + label_noise,
@@ -271,7 +301,8 @@ def _learner(draw, population, P: int, largest: int, devices) -> Callable:
             values["predictor"] = data.modes @ delta
             scale = jnp.where(data.eigenvalues > 0, data.eigenvalues, 1.0)  # what has no variance is not learned
             values["learnability"] = jnp.sum((data.modes @ G) * data.modes, axis=1) / scale
-        return values | {"overflow": jnp.asarray(size > largest)}
+        residual = jnp.max(jnp.abs(S @ (G @ probe) - probe))
+        return values | {"overflow": jnp.asarray(size > largest), "residual": residual, "smallest": smallest}
 
     mapped = jax.vmap(learn)
     if len(devices) > 1:
@@ -291,12 +322,42 @@ def _batch_size(batch, datasets: int, floats: int, devices: int) -> int:
     return -(-min(chosen, datasets) // devices) * devices
 
 
-def _check_finite(values, P: int) -> None:
-    if values.pop("overflow").any():
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _key(root, P: int, index):
+    """The key of a data set."""
+    return jax.random.fold_in(jax.random.fold_in(root, P), index)
+
+
+def _check_data(draw, key, size: int) -> None:
+    """Raise a ValueError if the prior gives no covariance for this data set, or the target is not finite."""
+    data = draw(jax.random.split(key, 3)[0], size)
+    check_covariance(f"the covariance that prior gives {size} random points", data.K)
+    require_finite("the target of random points", data.target)
+
+
+def _check_learned(values, P: int, check_data: Callable) -> None:
+    """Raise unless every data set of a batch was solved; `check_data(i)` says if its data are to blame."""
+    overflow, residual, smallest = (values.pop(name) for name in ("overflow", "residual", "smallest"))
+    if overflow.any():
         raise FloatingPointError(f"points is {P}: a Poisson number of points did not fit; use another seed.")
-    bad = ~np.isfinite(values["test_error"])
-    if bad.any():
+    tolerance = solver_tolerance(residual.dtype)
+    solved, positive = residual < tolerance, smallest > -tolerance
+    bad = ~(solved & positive & np.isfinite(values["test_error"]))
+    if not bad.any():
+        return
+    first = int(np.argmax(bad))
+    check_data(first)
+    number = f"{bad.sum()} of {bad.size} data sets of {P} points"
+    if not solved[first]:
         raise FloatingPointError(
-            f"the covariance of {bad.sum()} of {bad.size} data sets of {P} points is singular: use a larger "
+            f"the covariance of {number} is singular (relative residual {residual[first]:.1g}): use a larger "
             "noise_variance."
         )
+    if not positive[first]:
+        raise ValueError(
+            f"prior is no covariance function: in {number} a posterior variance is negative ({smallest[first]:.2g} of "
+            "the largest prior variance). Check the kernel between different points."
+        )
+    raise ValueError(f"the test error of {number} is NaN or infinite: check that target and prior are finite.")

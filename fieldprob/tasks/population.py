@@ -21,11 +21,12 @@ class Population(eqx.Module):
     Args:
         points: P, or several for a curve in P; means where `poisson` is True.
         noise_variance: of the model's likelihood, the ridge; zero or positive.
-        label_noise_variance: of the labels in truth; `noise_variance` unless given.
+        label_noise_variance: of the labels in truth; `noise_variance` unless given, zero with a `tasks.Pool`, whose
+            labels have theirs.
         measure: a function (key, points) -> X, such as `tasks.Sphere(10)`; None for data that are given by the
             eigenvalues of a spectrum alone, with independent Gaussian features.
         target: a function X -> (points,), the noiseless labels. With measure=None the coefficients of the spectrum are
-            the target; a `tasks.Pool` brings its own.
+            the target; a `tasks.Pool` brings its own, and none is given.
         poisson: whether the number of points is Poisson distributed with mean `points`, instead of fixed.
 
     Raises:
@@ -57,14 +58,20 @@ class Population(eqx.Module):
         if not self.points or list(self.points) != sorted(set(self.points)):
             raise ValueError(f"points is {points!r}: give one integer, or several that increase.")
         self.noise_variance = _variance("noise_variance", noise_variance)
-        given = noise_variance if label_noise_variance is None else label_noise_variance
+        labelled = hasattr(measure, "y")
+        default = 0.0 if labelled else noise_variance
+        given = default if label_noise_variance is None else label_noise_variance
         self.label_noise_variance = _variance("label_noise_variance", given)
         for name, function in (("measure", measure), ("target", target)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} is {function!r}: give a function.")
         if measure is None and target is not None:
             raise ValueError("target is given without measure: say how inputs are drawn, measure=tasks.Sphere(10).")
-        if measure is not None and target is None and not hasattr(measure, "y"):
+        if labelled and target is not None:
+            raise ValueError(
+                "target is given with a Pool, which has its labels: leave target out, or change the pool's y."
+            )
+        if measure is not None and target is None and not labelled:
             raise ValueError("measure is given without target: give a function X -> (points,).")
         if not isinstance(poisson, bool | np.bool_):
             raise TypeError(f"poisson is {poisson!r}: give True or False.")

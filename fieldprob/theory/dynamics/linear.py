@@ -24,6 +24,7 @@ arXiv:1902.06720, eqs. 14-16): weight decay there pulls towards the start.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from fieldprob.theory.dynamics.modes import (
@@ -136,7 +137,11 @@ class LinearDynamics(eqx.Module):
         """T R(t', t) / (dC(t', t) / dt) of each output with itself, t < t': 1 in equilibrium.
 
         Source: Cugliandolo & Kurchan, Phys. Rev. Lett. 71, 173 (1993).
+
+        Raises: ValueError unless 0 <= t < t'; traced times are not checked.
         """
+        if not any(isinstance(time, Tracer) for time in (later, earlier)) and not 0 <= earlier < later:
+            raise ValueError(f"later = {later} and earlier = {earlier}: give 0 <= earlier < later.")
         response = jnp.diagonal(self.response(later, earlier))
         return self.temperature * response / jnp.diagonal(self.covariance_rate(later, earlier))
 

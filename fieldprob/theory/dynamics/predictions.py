@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fieldprob.gp.checks import check_covariance
 from fieldprob.networks.regression import check_values_only
 from fieldprob.prediction import Prediction
 from fieldprob.theory.dynamics.linear import LinearDynamics
@@ -172,16 +173,8 @@ def _at_points(kernel, task):
     K, P = jnp.asarray(kernel(X, X)), task.points
     if K.shape != (len(X), len(X)):
         raise ValueError(f"the kernel of {len(X)} points has shape {K.shape}: it must return ({len(X)}, {len(X)}).")
+    check_covariance(f"the kernel of {len(X)} points", K)
     K = 0.5 * (K + K.T)
-    if not isinstance(K, Tracer):
-        if not np.all(np.isfinite(K)):
-            raise ValueError("the kernel has entries that are NaN or infinite at these points.")
-        eigenvalues = np.linalg.eigvalsh(np.asarray(K))
-        if eigenvalues[0] < -1e-8 * np.abs(eigenvalues).max():
-            raise ValueError(
-                f"the kernel is not positive semidefinite: its smallest eigenvalue at these points is "
-                f"{eigenvalues[0]:.3g}, the largest {eigenvalues[-1]:.3g}. Give a covariance function."
-            )
     return K[:P, :P], K[:, :P], K
 
 

@@ -11,8 +11,11 @@ arXiv:2105.15004).
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from fieldprob.theory.learning_curves.setting import check_sizes
 
 
 class PowerLawAsymptotics(NamedTuple):
@@ -37,7 +40,7 @@ def power_law_asymptotics(exponent: Any, points: Any, *, target_exponent: Any = 
         `noise_exponent` of the variance that label noise adds at fixed ridge.
 
     Raises:
-        ValueError: an exponent of at most 1, whose sums diverge.
+        ValueError: an exponent of at most 1, whose sums diverge, or an infinite one; points that are not positive.
 
     >>> curve = power_law_asymptotics(2.0, 100)
     >>> round(curve.effective_ridge.item(), 6), curve.ridgeless_exponent.item()       # (pi/2)^2 / P
@@ -45,8 +48,9 @@ def power_law_asymptotics(exponent: Any, points: Any, *, target_exponent: Any = 
     """
     target_exponent = exponent if target_exponent is None else target_exponent
     for name, value in (("exponent", exponent), ("target_exponent", target_exponent)):
-        if not isinstance(value, Tracer) and not value > 1:
-            raise ValueError(f"{name} = {value}: give more than 1, else the sum over modes diverges.")
+        if not isinstance(value, Tracer) and not 1 < value < np.inf:
+            raise ValueError(f"{name} = {value}: give a finite number above 1, else the sum over modes diverges.")
+    check_sizes(points)
     a, b, P = (jnp.asarray(x, jnp.result_type(float)) for x in (exponent, target_exponent, points))
     return PowerLawAsymptotics(
         effective_ridge=P * (jnp.pi / (a * jnp.sin(jnp.pi / a) * P)) ** a,

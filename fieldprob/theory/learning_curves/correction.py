@@ -9,7 +9,8 @@ v(x, x') = sum of v_k phi_k(x) phi_k(x'), Delta = (equivalent-kernel mean) - tar
 
 the second terms at fixed P only (Cohen, Malka & Ringel, arXiv:1906.05301, section V; the covariance and the variance
 derived here in the same way). The training error follows from the identity y_i - f(x_i) = (y_i - f_-i(x_i)) k2 / (k2 +
-v_-i(x_i, x_i)), where f_-i has learned from the other points: P - 1 of them, or again a Poisson number of mean P.
+v_-i(x_i, x_i)), where f_-i has learned from the other points: P - 1 of them, on average where P is a mean, since the
+training error is that of a data set, a mean over its own points.
 Exact to first order in v(x, x)/k2, whose largest value `order` reports.
 """
 
@@ -118,8 +119,8 @@ def _corrected(s: Setting, P):
 
     leading = jnp.sum(delta**2) + spectrum.target_tail
     clean = leading + 2 * delta @ shift + scatter
-    # at fixed P a point is predicted from P - 1 others: the leading error there is larger by -dE/dP
-    others = clean + fixed * 2 * jnp.sum(L * delta**2) / P
+    # a point is predicted from P - 1 others: the leading error there is larger by -dE/dP
+    others = clean + 2 * jnp.sum(L * delta**2) / P
     train = others + s.label_noise - 2 / s.ridge * (E.weighted + s.label_noise * E.mean)
     mean = {
         "test_error": clean,

@@ -10,9 +10,9 @@ residuals d_i / (S^-1)_ii stand beside it; where (S^-1)_ii depends little on i t
 from typing import Any
 
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from fieldprob.gp import condition
+from fieldprob.networks.regression import check_values_only
 from fieldprob.prediction import Prediction
 from fieldprob.theory.precision import require_float64
 
@@ -32,8 +32,10 @@ def gcv(prior: Any, task: Any) -> Prediction:
         ridge they fail.
 
     Raises:
-        TypeError: task is a population, or prior neither a network nor a function.
-        ValueError: float32; noise that differs between points, or zero; a kernel that is not positive semi-definite.
+        TypeError: task is a population or has other observations than values at points; prior is neither a network nor
+            a function.
+        ValueError: float32; noise that differs between points, or zero; a kernel that is not symmetric and positive
+            semidefinite.
 
     >>> import fieldprob as fp
     >>> net, task = fp.Mlp(width=100), fp.tasks.linear_teacher(20, inputs=3, noise_variance=0.1, seed=0)
@@ -46,15 +48,12 @@ def gcv(prior: Any, task: Any) -> Prediction:
             f"task is a {type(task).__name__}: gcv learns from one data set and needs a fp.Task. For a population use "
             "theory.learning_curves.renormalised_ridge."
         )
+    check_values_only(task, "theory 'generalised cross-validation'")
     require_float64("generalised cross-validation", task)
     K, ridge = _kernel(prior, task)
     ridge = jnp.asarray(ridge)
     if ridge.ndim:
         raise ValueError(f"noise_variance has shape {ridge.shape}: gcv needs one number, the same for every point.")
-    if not isinstance(K, Tracer):
-        smallest, scale = float(jnp.linalg.eigvalsh(K)[0]), float(jnp.max(jnp.abs(K)))
-        if smallest < -1e-9 * scale * K.shape[0]:
-            raise ValueError(f"the kernel is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}.")
     posterior = condition(K, ridge, task.y, K, jnp.diagonal(K))
     delta = posterior.normalised_discrepancy
     m = 1 / jnp.mean(1 / posterior.leave_one_out_variance)
@@ -82,4 +81,4 @@ def _kernel(prior, task):
     K = jnp.asarray(prior(task.X, task.X))
     if K.shape != (task.points, task.points):
         raise ValueError(f"prior gave a matrix of shape {K.shape} for {task.points} points: give kernel(X1, X2).")
-    return (K + K.T) / 2, task.noise_variance
+    return K, task.noise_variance

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from fieldprob.kernels import Spectrum
+from fieldprob.theory.learning_curves.setting import check_sizes, variance
 
 
 def effective_ridge(spectrum: Spectrum, points: Any, noise_variance: Any) -> Float[Array, "*sizes"]:
@@ -33,15 +34,16 @@ def effective_ridge(spectrum: Spectrum, points: Any, noise_variance: Any) -> Flo
         noise_variance: ridge of the model, a variance; zero is allowed while there are more modes than points.
 
     Raises:
-        ValueError: the ridge and the tail are zero and points >= the number of modes: the root is then zero, the data
-            determine every mode.
+        ValueError: points or noise_variance out of range; the ridge and the tail are zero and points >= the number of
+            modes: the root is then zero, the data determine every mode.
 
     >>> from fieldprob.kernels import Spectrum
     >>> round(effective_ridge(Spectrum([1.0]), 1, 1.0).item(), 6)             # m = 1 + m / (m + 1)
     1.618034
     """
+    check_sizes(points)
     points = jnp.asarray(points, jnp.result_type(float))
-    ridge = jnp.asarray(noise_variance, points.dtype) + spectrum.tail
+    ridge = variance("noise_variance", noise_variance) + spectrum.tail
     value, defect = _roots(spectrum.eigenvalues, spectrum.degeneracies, points.reshape(-1), ridge)
     if not isinstance(value, Tracer):
         _check(spectrum, np.asarray(points).reshape(-1), np.asarray(value), np.asarray(defect), ridge)

@@ -47,7 +47,7 @@ def setting(theory: str, prior: Any, task: Any) -> Setting:
     sizes = tuple(int(size) for size in np.atleast_1d(np.asarray(task.points)))
     if min(sizes) < 1:
         raise ValueError(f"points = {sizes}: every size of a data set must be at least 1.")
-    ridge = _variance("noise_variance", task.noise_variance)
+    ridge = variance("noise_variance", task.noise_variance)
     label_noise = ridge if task.label_noise_variance is None else task.label_noise_variance
     return Setting(
         theory,
@@ -55,7 +55,7 @@ def setting(theory: str, prior: Any, task: Any) -> Setting:
         sizes,
         jnp.asarray(sizes, jnp.float64),
         ridge,
-        _variance("label_noise_variance", label_noise),
+        variance("label_noise_variance", label_noise),
         bool(task.poisson),
     )
 
@@ -79,8 +79,17 @@ def curve(s: Setting, *, order: str, source: str, predictor_variance: Array | No
     return Prediction(theory=s.theory, order=order, source=source, mean=mean, variance=variance, coords=coords)
 
 
-def _variance(name: str, value: Any) -> Array:
-    array = jnp.asarray(value, jnp.float64)
+def check_sizes(points: Any) -> None:
+    """Raises ValueError unless `points` are numbers above zero, one at least. Traced ones are not checked."""
+    if not isinstance(points, Tracer) and not (
+        np.size(points) and np.all((np.asarray(points) > 0) & np.isfinite(points))
+    ):
+        raise ValueError(f"points = {points}: give a size of the data set, or an array of them, finite and above zero.")
+
+
+def variance(name: str, value: Any) -> Array:
+    """`value` as an array of one number. Raises ValueError unless it is finite, zero or positive."""
+    array = jnp.asarray(value, jnp.result_type(float))
     if array.ndim != 0:
         raise ValueError(f"{name} has shape {array.shape}: a population has one number, the same for every point.")
     if not isinstance(array, Tracer) and not (np.isfinite(array) and array >= 0):
