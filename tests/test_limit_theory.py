@@ -86,3 +86,14 @@ def test_predictions_without_test_points_have_none():
     theory = fp.theory.limit(fp.Mlp(4), fp.Task(TASK.X, TASK.y, 0.3))
     assert "f_test" not in theory.mean and "test_loss" not in theory.mean
     assert jnp.ndim(theory.log_evidence) == 0
+
+
+def test_a_smooth_kernel_with_little_noise_is_conditioned_accurately():
+    """200 points and noise 1e-6 under a squared exponential: condition number 1e8, against extended precision."""
+    x = np.linspace(0, 3, 200)
+    K, y = jnp.exp(-((x[:, None] - x) ** 2) / 2), jnp.sin(2 * x)[:, None]
+    posterior = fp.gp.condition(K, 1e-6, y, K, K)
+    eigenvalues, vectors = np.linalg.eigh(K)
+    filtered = eigenvalues / (eigenvalues + 1e-6)
+    np.testing.assert_allclose(posterior.mean, vectors @ (filtered[:, None] * (vectors.T @ y)), atol=1e-7)
+    np.testing.assert_allclose(posterior.variance, (vectors**2) @ (1e-6 * filtered), atol=1e-8)

@@ -9,13 +9,13 @@ Nothing is added to S unless `jitter` says so; a system that cannot be solved is
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from fieldprob.gp.checks import check_covariance, check_finite, check_noise
-from fieldprob.gp.marginal import inverse_and_log_determinant
 
 
 class Posterior(NamedTuple):
@@ -87,8 +87,11 @@ def condition(
     _check_arguments(K, noise_variance, y, K_cross, K_query, jitter)
     S = add_noise(K, noise_variance)
     S = S + jitter * jnp.eye(S.shape[-1], dtype=S.dtype)
-    resolvent, log_det = inverse_and_log_determinant(S)
-    delta = resolvent @ y
+    # not the recursion of `marginal`, which is faster but loses the square of the condition number
+    factor = jax.scipy.linalg.cho_factor(S, lower=True)
+    resolvent = jax.scipy.linalg.cho_solve(factor, jnp.eye(len(S), dtype=S.dtype))
+    log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor[0])))
+    delta = jax.scipy.linalg.cho_solve(factor, y)
     _check_solved(K, S, resolvent, noise_variance)
     points, outputs = y.shape
     log_evidence = -0.5 * (jnp.sum(y * delta) + outputs * (log_det + points * jnp.log(2 * jnp.pi)))

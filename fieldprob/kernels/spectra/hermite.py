@@ -117,14 +117,14 @@ def _indices(inputs: int, modes: int) -> tuple[tuple[int, ...], ...]:
 def _grid(g, variance, modes, nodes) -> tuple[int | None, float]:
     """Nodes a side and half the width of the grid in standard deviations, for the square of the highest mode: it lives
     on |x| sqrt(2g) < sqrt(2n + 1) + 6, with wave numbers up to 2 sqrt(2g) (sqrt(2n + 1) + 6)."""
-    fewest, most = _NODES.get(g.shape[0], (None, None))
+    bounds = _NODES.get(g.shape[0])
     if isinstance(g, Tracer) or isinstance(variance, Tracer):
-        return nodes or fewest, _RANGE
+        return nodes or (bounds and bounds[0]), _RANGE
     reach, scale = np.sqrt(2 * modes - 1) + 6, np.asarray(jnp.sqrt(2 * g * variance))
     half_width = max(_RANGE, float(np.max(reach / scale)))
-    if nodes is None and fewest is not None:
+    if nodes is None and bounds is not None:
         needed = 2 * half_width * float(np.max(scale)) * 2 * reach / (2 * np.pi)
-        nodes = min(max(fewest, int(needed) + 1), most)
+        nodes = min(max(bounds[0], int(needed) + 1), bounds[1])
     return nodes, half_width
 
 
