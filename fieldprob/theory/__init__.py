@@ -4,5 +4,6 @@ from fieldprob.prediction import Prediction
 from fieldprob.theory import learning_curves
 from fieldprob.theory.dynamics import gradient_flow, langevin
 from fieldprob.theory.infinite_width import limit
+from fieldprob.theory.perturbative import perturbative
 
-__all__ = ["Prediction", "gradient_flow", "langevin", "learning_curves", "limit"]
+__all__ = ["Prediction", "gradient_flow", "langevin", "learning_curves", "limit", "perturbative"]
