@@ -22,7 +22,7 @@ _PAIRINGS = [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)]
 _SIGNS = np.array(list(product([1.0, -1.0], repeat=4)))
 _x, _w = np.polynomial.legendre.leggauss(32)
 _INTERPOLATION = (1 - (1 - _x) ** 2 / 4, _w * (1 - _x) / 2)  # nodes denser at 1, where large variances make it steep
-_BATCH = 4096  # four-point functions at once
+_BATCH = 32  # four-point functions at once
 
 
 def four_point(activation: Activation, K: Float[Array, "*batch 4 4"], *, nodes: int = 16) -> Float[Array, "*batch"]:
@@ -69,8 +69,7 @@ def unit_covariance(
     def moment(quadruple):
         return four_point(activation, K[quadruple[:, None], quadruple[None, :]], nodes=nodes)
 
-    size = _BATCH if isinstance(activation, CLOSED) else 8
-    moments = jax.lax.map(moment, jnp.asarray(quadruples), batch_size=size)
+    moments = jax.lax.map(moment, jnp.asarray(quadruples), batch_size=_BATCH)
     q = jnp.diagonal(K)
     F = activation.dual(q[:, None], K, q[None, :])
     return moments[position].reshape((points,) * 4) - F[:, :, None, None] * F[None, None, :, :]
