@@ -80,7 +80,11 @@ def perturbative(
         raise ValueError(
             f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
         )
-    limit, shift, square = _expand(problem, kernels, method == "tensor", neurons, key, nodes)
+    numbers = jax.tree.map(  # one compilation for all widths and variances
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
+        problem._replace(widths=tuple(float(n) for n in problem.widths)),
+    )
+    limit, shift, square = _expand(numbers, kernels, method == "tensor", neurons, key, nodes)
     total = jax.tree.map(jnp.add, limit, shift)
     error = None if square is None else jax.tree.map(jnp.sqrt, square)
     for name, variance in total.variance.items():
@@ -151,7 +155,7 @@ class _Layer(NamedTuple):
     activation: Any
     weight: Any
     bias: Any
-    width: int
+    width: Any
 
     def __call__(self, K: Float[Array, "points points"]) -> Float[Array, "points points"]:
         q = jnp.diagonal(K)
@@ -187,7 +191,7 @@ def _over_neurons(layer: _Layer, K, observe, neurons: int, key):
         h = root @ jax.random.normal(for_h, (K.shape[0],), K.dtype)
         phase = 2 * jnp.pi * jax.random.uniform(for_phase, (), K.dtype)
         phi = layer.activation.phi(h, phase) if layer.activation.random_phase else layer.activation.phi(h)
-        Y = (layer.weight * jnp.outer(phi, phi) - mean) / np.sqrt(layer.width)
+        Y = (layer.weight * jnp.outer(phi, phi) - mean) / jnp.sqrt(layer.width)
         return observe(Y, Y)
 
     def batch(sums, start):
