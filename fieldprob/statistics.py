@@ -129,5 +129,5 @@ def centred_kernel_alignment(
     Y = Y - Y.mean(axis=-2, keepdims=True)
     overlap = ((K @ Y) * Y).sum(axis=(-2, -1))
     gram = Y.swapaxes(-2, -1) @ Y  # |YYᵀ| = |YᵀY| in the Frobenius norm, and outputs are few
-    norm = ((K * K).sum(axis=(-2, -1)) * (gram * gram).sum(axis=(-2, -1))) ** 0.5
-    return overlap / (norm + (norm == 0))
+    square = (K * K).sum(axis=(-2, -1)) * (gram * gram).sum(axis=(-2, -1))
+    return overlap / (square + (square == 0)) ** 0.5

@@ -14,6 +14,7 @@ Such a covariance is a sum of products Y x Z of perturbations of a kernel: eithe
 over one-neuron draws (theory 01, E12). All else is the same code.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
+from fieldprob import statistics
 from fieldprob.activations.four_point import CLOSED, unit_covariance
 from fieldprob.prediction import Prediction
 from fieldprob.theory.setting import Setting, predict, setting
@@ -53,8 +55,8 @@ def perturbative(
         nodes: of the quadrature for four-point functions that have no closed form, see `activations.four_point`.
 
     Returns:
-        A `Prediction` of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L`, alignments, losses and the
-        log evidence.
+        A `Prediction` of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L` and alignments (mean,
+        leading variance), losses and the log evidence.
 
     Raises:
         ValueError: what `theory.setting` refuses; an unknown method; draws without a key; two hidden layers or more
@@ -86,14 +88,15 @@ def perturbative(
     )
     limit, shift, square = _expand(numbers, kernels, method == "tensor", neurons, key, nodes)
     total = jax.tree.map(jnp.add, limit, shift)
-    error = None if square is None else jax.tree.map(jnp.sqrt, square)
-    for name, variance in total.variance.items():
-        if not isinstance(variance, Tracer) and np.any(variance < -1e-8 * np.max(limit.variance[name])):
+    for name in limit.covariance:
+        smallest = jnp.min(total.variance[name])
+        if not isinstance(smallest, Tracer) and smallest < 0:
             raise ValueError(
-                f"theory 'perturbative': the variance of {name} comes out negative, {np.min(variance):.2g}, so the "
-                f"correction in 1/N is not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or "
+                f"theory 'perturbative': the variance of {name} comes out negative, {smallest:.2g}, so the correction "
+                f"in 1/N is not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or "
                 "theory.adaptation, or more neurons."
             )
+    errors = {} if square is None else {"error": square.mean, "variance_error": square.variance}
     return Prediction(
         theory="perturbative",
         order="first order in 1/N",
@@ -102,8 +105,7 @@ def perturbative(
         variance=total.variance,
         covariance=total.covariance,
         log_evidence=total.log_evidence,
-        error={} if error is None else {name: e for name, e in error.mean.items() if name != "kernel_0"},
-        variance_error={} if error is None else error.variance,
+        **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},
     )
 
 
@@ -111,39 +113,42 @@ def perturbative(
 def _expand(problem: Setting, kernels, tensor: bool, neurons: int, key, nodes: int):
     """The infinite-width `Prediction`, its shift, and the squared standard error of that (None for the tensor)."""
     limit = _limit(problem, kernels[-1])
+    layers = _layers(problem)
+    depth, P = len(layers), problem.points
 
-    def predicted(mean, covariance, log_evidence, kernels):
+    def alignment(K):
+        return statistics.centred_kernel_alignment(K[:P, :P], problem.y[:, None])
+
+    def predicted(moments: _Moments):
+        aligned = enumerate(zip(moments.kernels[1:], moments.alignment_shifts, strict=True), start=1)
         return predict(
             "perturbative",
             problem,
             order="",
             source="",
-            mean=mean,
-            covariance=covariance,
-            log_evidence=log_evidence,
-            kernels=dict(enumerate(kernels)),
+            mean=moments.mean,
+            covariance=moments.covariance,
+            log_evidence=moments.log_evidence,
+            kernels=dict(enumerate(moments.kernels)),
+            mean_of={f"alignment_{layer}": alignment(K) + shift for layer, (K, shift) in aligned},
+            variance_of=moments.variance_of,
         )
 
-    base = (limit.mean, limit.covariance, limit.log_evidence, kernels)
-    layers = _layers(problem)
-    shifts, squares = [], []
-    for source, layer in enumerate(layers):
+    def shift(source, Y, Z):
+        carried = _through(layers, kernels, source, Y, Z)
+        tangent = _first_order(limit, carried, kernels, alignment)
+        return jax.jvp(predicted, (base,), (tangent,))[1]
 
-        def observe(Y, Z, source=source):
-            above = _through(layers[source + 1 :], kernels[source + 1 :], Y, Z)
-            return jax.jvp(predicted, base, _first_order(limit, above, source + 1))[1]
-
+    fixed = {f"kernel_{layer}": 0 * K for layer, K in enumerate(kernels[1:], start=1)}
+    fixed |= {f"alignment_{layer}": jnp.zeros(()) for layer in range(1, depth + 1)}
+    base = _Moments(limit.mean, limit.covariance, limit.log_evidence, kernels, [jnp.zeros(())] * depth, fixed)
+    found = []
+    for source, (layer, K) in enumerate(zip(layers, kernels[:-1], strict=True), start=1):
         if tensor:
-            shifts.append(_over_pairs(layer, kernels[source], observe, nodes))
+            found.append((_over_pairs(layer, K, partial(shift, source), nodes), None))
         else:
-            shift, square = _over_neurons(layer, kernels[source], observe, neurons, jax.random.fold_in(key, source))
-            shifts.append(shift)
-            squares.append(square)
-    return predicted(*base), _sum(shifts), _sum(squares) if squares else None
-
-
-def _sum(trees):
-    return jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *trees)
+            found.append(_over_neurons(layer, K, partial(shift, source), neurons, jax.random.fold_in(key, source)))
+    return predicted(base), *jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *found)
 
 
 # --- layers and their fluctuations ------------------------------------------------------------------------------------
@@ -243,42 +248,65 @@ def _limit(problem: Setting, K) -> _Limit:
     )
 
 
+class _Moments(NamedTuple):
+    """Posterior moments, and what is added to the mean alignment of layer 1, 2, ... beyond that of the mean kernel."""
+
+    mean: Array
+    covariance: Array
+    log_evidence: Array
+    kernels: list[Array]
+    alignment_shifts: list
+    variance_of: dict[str, Array]
+
+
 class _Fluctuation(NamedTuple):
-    """What the covariance Y x Z of a kernel does to the kernels of the layers from its own to the output."""
+    """A covariance Y x Z of one kernel and what it does to those after it, a list over all layers from 0: the
+    covariances of theirs and the shifts of their prior means. Zero before."""
 
     Y: list[Array]
-    Z: Array  # at the output
-    shift: list[Array]  # of the prior mean
+    Z: list[Array]
+    shift: list[Array]
 
 
-def _through(layers, kernels, Y, Z) -> _Fluctuation:
-    """Theory 03, (28)-(30): carry Y x Z, a covariance of kernels[0], through `layers`."""
-    path, shifts = [Y], [jnp.zeros_like(Y)]
-    for layer, K in zip(layers, kernels, strict=False):
-
-        def along(K, V, layer=layer):
-            return jax.jvp(layer, (K,), (V,))[1]
-
-        bend = jax.jvp(lambda K, Y=path[-1], along=along: along(K, Y), (K,), (Z,))[1]
-        shifts.append(along(K, shifts[-1]) + bend / 2)
-        path.append(along(K, path[-1]))
-        Z = along(K, Z)
-    return _Fluctuation(path, Z, shifts)
+def _through(layers, kernels, source: int, Y, Z) -> _Fluctuation:
+    """Theory 03, (28)-(30): carry Y x Z, a covariance of kernel `source`, through the layers after it."""
+    zero = [jnp.zeros_like(Y)] * source
+    carried = _Fluctuation([*zero, Y], [*zero, Z], [*zero, jnp.zeros_like(Y)])
+    for layer, K in zip(layers[source:], kernels[source:-1], strict=True):
+        along = partial(_along, layer, K)
+        bend = jax.jvp(lambda K, layer=layer: _along(layer, K, carried.Y[-1]), (K,), (carried.Z[-1],))[1]
+        carried.shift.append(along(carried.shift[-1]) + bend / 2)
+        carried.Y.append(along(carried.Y[-1]))
+        carried.Z.append(along(carried.Z[-1]))
+    return carried
 
 
-def _first_order(limit: _Limit, above: _Fluctuation, layer: int):
-    """Theory 03, (31) and (39)-(41): shifts of the mean, the covariance, the log evidence and the kernels by a
-    fluctuation of kernel `layer` and what it becomes above."""
+def _along(function, K, V):
+    """The derivative of a function of a kernel along V."""
+    return jax.jvp(function, (K,), (V,))[1]
+
+
+def _first_order(limit: _Limit, carried: _Fluctuation, kernels, alignment) -> _Moments:
+    """Theory 03, (31) and (39)-(41), and the leading variances of kernels and alignments."""
     d, R, A = limit.discrepancy, limit.resolvent, limit.residual
-    Y, Z, m = above.Y[-1], above.Z, above.shift[-1]
+    Y, Z, m = carried.Y[-1], carried.Z[-1], carried.shift[-1]
     Yd, Zd, AY = Y @ d, Z @ d, A @ Y
     pull, pull_Y = ((V @ d @ d - jnp.sum(R * V)) / 2 for V in (Z, Y))  # V : conjugate kernel
     exchange = AY @ R @ Z
-    mean = A @ (m @ d + Yd * pull) - exchange @ d
-    covariance = A @ (m + Y * pull) @ A.T + _even(jnp.outer(A @ Yd, A @ Zd) - exchange @ A.T)
     log_evidence = m @ d @ d - jnp.sum(R * m) + pull * pull_Y - Zd @ R @ Yd + jnp.sum((Z @ R) * (Y @ R).T) / 2
-    kernels = [_even(V) * pull + m for V, m in zip(above.Y, above.shift, strict=True)]
-    return mean, covariance, log_evidence / 2, [jnp.zeros_like(Y)] * layer + kernels
+    bends, variance_of = [], {}
+    for layer, (K, Y_l, Z_l) in list(enumerate(zip(kernels, carried.Y, carried.Z, strict=True)))[1:]:
+        bends.append(_along(lambda K, Y=Y_l: _along(alignment, K, Y), K, Z_l) / 2)
+        variance_of[f"kernel_{layer}"] = Y_l * Z_l
+        variance_of[f"alignment_{layer}"] = _along(alignment, K, Y_l) * _along(alignment, K, Z_l)
+    return _Moments(
+        mean=A @ (m @ d + Yd * pull) - exchange @ d,
+        covariance=A @ (m + Y * pull) @ A.T + _even(jnp.outer(A @ Yd, A @ Zd) - exchange @ A.T),
+        log_evidence=log_evidence / 2,
+        kernels=[_even(V) * pull + shift for V, shift in zip(carried.Y, carried.shift, strict=True)],
+        alignment_shifts=bends,
+        variance_of=variance_of,
+    )
 
 
 def _even(V):
