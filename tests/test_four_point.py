@@ -36,8 +36,8 @@ ACTIVATION = {"cube": Monomial(3), "quartic": Monomial(4)}
 
 @pytest.fixture(scope="module")
 def gauss_hermite():
-    """Nodes (u_1, .., u_4) of N(0, K), 44 in each direction, and weights."""
-    x, w = np.polynomial.hermite_e.hermegauss(44)
+    """Nodes (u_1, .., u_4) of N(0, K), 32 in each direction, and weights."""
+    x, w = np.polynomial.hermite_e.hermegauss(32)
     z = np.stack(np.meshgrid(x, x, x, x, indexing="ij"), axis=-1).reshape(-1, 4)
     weights = np.einsum("i,j,k,l->ijkl", w, w, w, w).ravel() / w.sum() ** 4
     return z @ np.linalg.cholesky(K).T, weights

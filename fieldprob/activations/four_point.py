@@ -7,6 +7,7 @@ The covariance of phi phi of one neuron, divided by the width, is the leading co
 from functools import singledispatch
 from itertools import combinations, combinations_with_replacement, product
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +32,9 @@ def four_point(activation: Activation, K: Float[Array, "*batch 4 4"], *, nodes: 
     Closed forms for linear, square, sine, cosine, random-phase cosine and exponential; one smooth one-dimensional
     integral, to rounding, for erf (theory 01, E3 and E4); exact Gauss-Hermite rules for cube and quartic. Any other
     activation goes through a product of four Gauss-Hermite rules of `nodes` points, nodes^4 evaluations an entry: at
-    variances of about 1/2 and 16 nodes the relative error is 1e-7 for GELU, 2e-4 for tanh and 2e-2 for ReLU. Where
-    that is too coarse or too slow, average over neurons (`theory.perturbative(method="neurons")`). It is differentiable
-    in K except, for Gauss-Hermite rules, where K is singular or has equal eigenvalues.
+    variances of about 1/2 and 16 nodes the relative error is 1e-7 for GELU, 2e-4 for tanh (a few per cent at 1.5) and
+    2e-2 for ReLU. Where that is too coarse or too slow, average over neurons (`theory.perturbative`, "neurons"). It is
+    differentiable in K except, for Gauss-Hermite rules, where K is singular or has equal eigenvalues.
 
     Raises:
         ValueError: K is not a 4 x 4 matrix, or a batch of them.
@@ -49,6 +50,7 @@ def four_point(activation: Activation, K: Float[Array, "*batch 4 4"], *, nodes: 
     return _moment(activation, K, nodes)
 
 
+@eqx.filter_jit
 def unit_covariance(
     activation: Activation, K: Float[Array, "points points"], *, nodes: int = 16
 ) -> Float[Array, "points points points points"]:
@@ -142,16 +144,13 @@ def _(activation: Erf, K: Array, nodes: int) -> Array:
     """Plackett's interpolation: with off-diagonals t K_ij the derivative in t is a sum over pairs of
     E[phi'(u_i) phi'(u_j) phi(u_k) phi(u_l)], in which the Gaussian phi' phi' only changes the covariance."""
     t, w = (jnp.asarray(x, K.dtype) for x in _INTERPOLATION)
+    i, j, m, n = np.array(_PAIRS).T
     K = activation.scale**2 * K[..., None]
-    total = jnp.zeros(K.shape[:-3])
-    for i, j, m, n in _PAIRS:
-        p, q, r = K[..., i, i, :] + 0.5, K[..., j, j, :] + 0.5, t * K[..., i, j, :]
-        determinant = p * q - r**2
-        mi, mj, ni, nj = (t * K[..., row, column, :] for row in (m, n) for column in (i, j))
-
-        a = K[..., m, m, :] - (mi**2 * q - 2 * mi * mj * r + mj**2 * p) / determinant
-        b = K[..., n, n, :] - (ni**2 * q - 2 * ni * nj * r + nj**2 * p) / determinant
-        c = t * K[..., m, n, :] - (mi * ni * q - (mi * nj + mj * ni) * r + mj * nj * p) / determinant
-        slope = 2 / jnp.pi / jnp.sqrt(determinant)  # (4/pi) det(1 + 2 K_ij)^(-1/2)
-        total += K[..., i, j, 0] * jnp.sum(w * slope * Erf().dual(a, c, b), axis=-1)
-    return total
+    p, q, r = K[..., i, i, :] + 0.5, K[..., j, j, :] + 0.5, t * K[..., i, j, :]
+    mi, mj, ni, nj = (t * K[..., row, column, :] for row in (m, n) for column in (i, j))
+    determinant = p * q - r**2
+    a = K[..., m, m, :] - (mi**2 * q - 2 * mi * mj * r + mj**2 * p) / determinant
+    b = K[..., n, n, :] - (ni**2 * q - 2 * ni * nj * r + nj**2 * p) / determinant
+    c = t * K[..., m, n, :] - (mi * ni * q - (mi * nj + mj * ni) * r + mj * nj * p) / determinant
+    slope = 2 / jnp.pi / jnp.sqrt(determinant)  # (4/pi) det(1 + 2 K_ij)^(-1/2)
+    return jnp.sum(w * K[..., i, j, :] * slope * Erf().dual(a, c, b), axis=(-2, -1))

@@ -13,6 +13,7 @@ kink of the activation is an end of a Gauss-Legendre rule.
 """
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -84,7 +85,16 @@ def exact_small(net, task, *, nodes: int | None = None) -> Prediction:
         raise ValueError(f"nodes={nodes}: give at least 9.")
     directions = _directions(problem)
     rule = _Rule(nodes or _NODES[problem.points], _ANGLES, _RADII)
-    fine, coarse = (_predict(problem, directions, r) for r in (rule, rule.coarser()))
+    numbers = _Problem(
+        problem.activations[0],
+        directions,
+        problem.y,
+        problem.noise,
+        jnp.asarray(problem.readout, float),
+        jnp.asarray(problem.widths[0], float),
+    )
+    contour = _saddle(numbers, rule)
+    fine, coarse = (_predict(problem, _integrate(numbers, contour, r)) for r in (rule, rule.coarser()))
 
     def gap(moment):
         return {name: jnp.abs(value - getattr(coarse, moment)[name]) for name, value in getattr(fine, moment).items()}
@@ -92,16 +102,8 @@ def exact_small(net, task, *, nodes: int | None = None) -> Prediction:
     return dataclasses.replace(fine, error=gap("mean"), variance_error=gap("variance"))
 
 
-def _predict(problem: Setting, directions, rule: _Rule) -> Prediction:
-    f, second, kernel, log_evidence = _integrate(
-        problem.activations[0],
-        directions,
-        problem.y,
-        problem.noise,
-        jnp.asarray(problem.readout, float),
-        jnp.asarray(problem.widths[0], float),
-        rule,
-    )
+def _predict(problem: Setting, integrals) -> Prediction:
+    f, second, kernel, log_evidence = integrals
     return predict(
         "exact_small",
         problem,
@@ -153,34 +155,57 @@ def _contour(rule: _Rule, reach: Float[Array, ""], dimensions: int) -> tuple[Arr
     s, w = jnp.sinh(u), jnp.cosh(u) * (u[1] - u[0])
     grid = jnp.stack(jnp.meshgrid(*[s] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
     weights = jnp.prod(jnp.stack(jnp.meshgrid(*[w] * dimensions, indexing="ij")), axis=0).ravel()
-    half = weights.size // 2 + 1
-    return grid[:half], weights[:half] * jnp.where(jnp.arange(half) == half - 1, 1.0, 2.0)
+    half = weights.size // 2
+    weights = jnp.append(2 * weights[:half], weights[half])
+    padding = -weights.size % _BATCH  # whole batches: one compilation of the integrand
+    return jnp.pad(grid[: half + 1], ((0, padding), (0, 0))), jnp.pad(weights, (0, padding))
+
+
+class _Problem(NamedTuple):
+    """What the integrals need: G is the readout variance with its 1/chi, N the width."""
+
+    activation: Activation
+    directions: Array
+    y: Array
+    noise: Array
+    G: Array
+    N: Array
+
+    def exponent(self, train, weights, z):
+        """-Phi at a real z, convex; `train` are features (neurons, points)."""
+        tilt = self.G / (2 * self.N) * (train @ z) ** 2
+        return -z @ self.y + z @ self.noise @ z / 2 + self.N * logsumexp(tilt, b=weights)
 
 
 @eqx.filter_jit
-def _integrate(activation: Activation, directions, y, noise, G, N, rule: _Rule):
+def _saddle(problem: _Problem, rule: _Rule) -> tuple[Array, Array]:
+    """A real point for the contour to pass and a square root of the inverse Hessian there."""
+    h, weights = _neurons(problem.directions, rule)
+    train = problem.activation.phi(h)[:, : problem.y.size]
+    exponent = partial(problem.exponent, train, weights)
+    untilted = _inverse_root(problem.noise + problem.G * (train.T * weights) @ train)
+    saddle = jnp.zeros_like(problem.y)
+    if not isinstance(problem.activation, _UNTILTED):
+        solver = optx.BFGS(rtol=1e-6, atol=1e-6)  # any point will do: it need not be the exact saddle
+        found = optx.minimise(lambda u, _: exponent(untilted @ u), solver, saddle, throw=False)
+        saddle = untilted @ found.value
+    return saddle, _inverse_root(jax.hessian(exponent)(saddle))
+
+
+@eqx.filter_jit
+def _integrate(problem: _Problem, contour: tuple[Array, Array], rule: _Rule):
     """<f>, <f f^T>, the mean of kernel_1 and the log evidence."""
+    activation, directions, y, noise, G, N = problem
+    saddle, root = contour
     P = y.size
     h, weights = _neurons(directions, rule)
     phi = activation.phi(h)
     train, size = phi[:, :P], phi.shape[1]
     pairs = (phi[:, :, None] * phi[:, None, :]).reshape(-1, size**2)
     ones = jnp.ones((len(phi), 1))
-
-    def exponent(z):  # -Phi at real z: convex
-        tilt = G / (2 * N) * (train @ z) ** 2
-        return -z @ y + z @ noise @ z / 2 + N * logsumexp(tilt, b=weights)
-
-    untilted = _inverse_root(noise + G * (train.T * weights) @ train)
-    saddle = jnp.zeros(P)
-    if not isinstance(activation, _UNTILTED):
-        solver = optx.BFGS(rtol=1e-6, atol=1e-6)  # any t will do: it need not be the exact saddle
-        found = optx.minimise(lambda u, _: exponent(untilted @ u), solver, jnp.zeros(P), throw=False)
-        saddle = untilted @ found.value
-    root = _inverse_root(jax.hessian(exponent)(saddle))
     smallest = jnp.linalg.eigvalsh(root.T @ noise @ root)[0]
     nodes, measure = _contour(rule, _REACH / jnp.sqrt(smallest), P)
-    top = exponent(saddle)
+    top = problem.exponent(train, weights, saddle)
 
     def average(tilted, features):  # of real features under a complex measure
         return tilted.real @ features + 1j * (tilted.imag @ features)

@@ -31,7 +31,7 @@ from fieldprob.prediction import Prediction
 from fieldprob.theory.setting import Setting, predict, setting
 
 _TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
-_BATCH = 64  # perturbations carried through the layers at once
+_BATCH = 64  # draws carried through the layers at once
 
 
 def perturbative(
@@ -86,7 +86,12 @@ def perturbative(
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
         problem._replace(widths=tuple(float(n) for n in problem.widths)),
     )
-    limit, shift, square = _expand(numbers, kernels, method == "tensor", neurons, key, nodes)
+    covariances = None
+    if method == "tensor":
+        covariances = [
+            unit_covariance(phi, K, nodes=nodes) for phi, K in zip(numbers.activations, kernels, strict=False)
+        ]
+    limit, shift, square = _expand(numbers, kernels, covariances, neurons, key)
     total = jax.tree.map(jnp.add, limit, shift)
     for name in limit.covariance:
         smallest = jnp.min(total.variance[name])
@@ -102,7 +107,9 @@ def perturbative(
         order="first order in 1/N",
         source="theory 01, E8-E12; theory 03, (27)-(31), (39)-(41)",
         mean=total.mean,
-        variance=total.variance,
+        variance={
+            name: value if name in limit.covariance else jnp.maximum(value, 0) for name, value in total.variance.items()
+        },
         covariance=total.covariance,
         log_evidence=total.log_evidence,
         **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},
@@ -110,7 +117,7 @@ def perturbative(
 
 
 @eqx.filter_jit
-def _expand(problem: Setting, kernels, tensor: bool, neurons: int, key, nodes: int):
+def _expand(problem: Setting, kernels, covariances, neurons: int, key):
     """The infinite-width `Prediction`, its shift, and the squared standard error of that (None for the tensor)."""
     limit = _limit(problem, kernels[-1])
     layers = _layers(problem)
@@ -144,8 +151,8 @@ def _expand(problem: Setting, kernels, tensor: bool, neurons: int, key, nodes: i
     base = _Moments(limit.mean, limit.covariance, limit.log_evidence, kernels, [jnp.zeros(())] * depth, fixed)
     found = []
     for source, (layer, K) in enumerate(zip(layers, kernels[:-1], strict=True), start=1):
-        if tensor:
-            found.append((_over_pairs(layer, K, partial(shift, source), nodes), None))
+        if covariances is not None:
+            found.append((_over_pairs(layer, covariances[source - 1], partial(shift, source)), None))
         else:
             found.append(_over_neurons(layer, K, partial(shift, source), neurons, jax.random.fold_in(key, source)))
     return predicted(base), *jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *found)
@@ -173,15 +180,19 @@ def _layers(problem: Setting) -> list[_Layer]:
     return [_Layer(*parts) for parts in zip(problem.activations, weights, biases, problem.widths, strict=True)]
 
 
-def _over_pairs(layer: _Layer, K, observe, nodes: int):
+def _over_pairs(layer: _Layer, unit_covariance, observe):
     """The sum of `observe(Y, Z)` over Y = the unit perturbation of each pair of points, Z = its covariance."""
-    points = K.shape[0]
+    points = unit_covariance.shape[0]
     i, j = np.triu_indices(points)
     unit = np.zeros((i.size, points, points))
     unit[np.arange(i.size), i, j] = unit[np.arange(i.size), j, i] = 1.0
-    covariance = layer.weight**2 / layer.width * unit_covariance(layer.activation, K, nodes=nodes)[i, j]
-    parts = jax.lax.map(lambda pair: observe(*pair), (jnp.asarray(unit), covariance), batch_size=_BATCH)
-    return jax.tree.map(lambda value: jnp.sum(value, axis=0), parts)
+    covariance = layer.weight**2 / layer.width * unit_covariance[i, j]
+
+    def add(total, pair):
+        return jax.tree.map(jnp.add, total, observe(*pair)), None
+
+    zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(observe, unit[0], covariance[0]))
+    return jax.lax.scan(add, zero, (jnp.asarray(unit), covariance))[0]
 
 
 def _over_neurons(layer: _Layer, K, observe, neurons: int, key):
