@@ -40,8 +40,8 @@ def effective_sample_size(log_weights: Float[Any, " draws"]) -> Float[Any, ""]:
     >>> float(effective_sample_size(np.zeros(10)))
     10.0
     """
-    weights = normalised(log_weights)
-    return 1 / (weights**2).sum()
+    weights = _relative(log_weights)
+    return weights.sum() ** 2 / (weights**2).sum()
 
 
 def log_mean_weight(log_weights: Float[Any, " draws"]) -> Estimate:
