@@ -68,6 +68,7 @@ def test_three_points_and_a_test_point():
     np.testing.assert_allclose(theory.log_evidence, log_evidence, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_the_limit_is_as_far_as_the_table_of_02_says():
     """02 section 3.7, columns 'Delta: NNGP' and 'prior': errors of the infinite-width limit, to their digits."""
     printed = {
@@ -106,6 +107,7 @@ def test_moments_are_derivatives_of_the_evidence():
     np.testing.assert_allclose(theory.covariance["f"][0, 1], 0.3**2 * mixed, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_kink_and_a_bias_against_importance_sampling():
     """One point and one test point of three inputs; 6 standard errors of 13 numbers."""
     rng = np.random.default_rng(3)
@@ -121,7 +123,7 @@ def test_a_kink_and_a_bias_against_importance_sampling():
         sampled = found.posterior.variance[name]
         assert np.all(np.abs(sampled.value - exact.variance[name]) < 6 * sampled.error), name
     assert abs(found.log_evidence.value - exact.log_evidence) < 6 * found.log_evidence.error
-    assert float(exact.error["f_test"].max()) < 1e-10
+    assert float(exact.error["f_test"].max()) < 1e-7
 
 
 def test_symmetries():
@@ -156,6 +158,7 @@ def test_too_few_nodes_are_refused():
         exact_small(fp.Mlp(8), PAIR, nodes=3)
 
 
+@pytest.mark.slow
 def test_it_can_be_jitted():
     net = network(12, "erf")
     compiled = jax.jit(lambda y: exact_small(net, fp.Task(X, y, 0.3), nodes=49).mean["f"])

@@ -192,7 +192,7 @@ def test_two_points_have_an_error_of_second_order(name):
         assert -2.3 < slope(pair) < -1.7, (n, pair)
 
 
-@pytest.mark.parametrize("name", ["relu", "square"])
+@pytest.mark.parametrize("name", ["relu", pytest.param("square", marks=pytest.mark.slow)])
 def test_one_point_has_an_error_of_second_order(name):
     """02 (51)-(52) at P = 1, where the four-point function of ReLU is exact too."""
     one, errors = fp.Task(PAIR.X[:1], [0.9], 0.3), []
@@ -223,7 +223,7 @@ def test_a_negative_variance_is_refused():
 # --- draws of neurons, deep networks ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "depth"), [("erf", 1), ("sin", 2)])
+@pytest.mark.parametrize(("name", "depth"), [("erf", 1), pytest.param("sin", 2, marks=pytest.mark.slow)])
 def test_draws_of_one_neuron_agree_with_the_tensor(name, depth):
     """01 E12; threshold 6 standard errors for some 60 numbers, false-alarm rate below 1e-6."""
     net = fp.Mlp(30, depth, name, weight_variance=1.5, bias_variance=[0.1] * depth + [0.0])
@@ -237,6 +237,7 @@ def test_draws_of_one_neuron_agree_with_the_tensor(name, depth):
             assert np.all(np.abs(found - expected) < bound), (moment, statistic)
 
 
+@pytest.mark.slow
 def test_deep_nonlinear_kernels_against_sampled_networks():
     """Posterior kernels of two layers with biases, their variances and the predictor; errors 6 sigma plus O(1/N). (With
     three layers and 64 neurons the same holds.)"""
