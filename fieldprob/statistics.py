@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -36,6 +37,12 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
+    ("normalised_discrepancy", ("train_point", "output"), "(y - f) / effective noise, a mean over the posterior"),
+    ("alignment_parallel", (), "strength of a kernel along the targets, relative to a reference kernel"),
+    ("alignment_orthogonal", (), "strength of a kernel orthogonal to the targets, relative to a reference kernel"),
+    ("readout_norm", (), "sum of the squares of the readout weights"),
+    ("weight_covariance", ("input", "input_"), "average over neurons of w w^T, w the weights that leave the inputs"),
+    ("hermite_coefficient", ("degree",), "of an output as a function of one standard normal direction of the input"),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
     # averages over data sets, along a curve of their sizes
@@ -129,5 +136,148 @@ def centred_kernel_alignment(
     Y = Y - Y.mean(axis=-2, keepdims=True)
     overlap = ((K @ Y) * Y).sum(axis=(-2, -1))
     gram = Y.swapaxes(-2, -1) @ Y  # |YYᵀ| = |YᵀY| in the Frobenius norm, and outputs are few
-    norm = ((K * K).sum(axis=(-2, -1)) * (gram * gram).sum(axis=(-2, -1))) ** 0.5
-    return overlap / (norm + (norm == 0))
+    square = (K * K).sum(axis=(-2, -1)) * (gram * gram).sum(axis=(-2, -1))
+    return overlap / (square + (square == 0)) ** 0.5
+
+
+def normalised_discrepancy(
+    f: Float[Any, "*batch points outputs"], y: Float[Any, "points outputs"], noise
+) -> Float[Any, "*batch points outputs"]:
+    """noise^-1 (y - f): averaged over the posterior, the saddle of the field conjugate to f (theory 02's tau).
+
+    `noise` is the effective noise variance of the likelihood (1/chi included): a number, (points,) or (points, points).
+
+    Raises:
+        ValueError: f is not (..., points, outputs) like y.
+
+    >>> import numpy as np
+    >>> normalised_discrepancy(np.array([[1.0], [2.0]]), np.array([[3.0], [3.0]]), 0.5).ravel().tolist()
+    [4.0, 2.0]
+    """
+    if np.shape(f)[-2:] != np.shape(y):
+        raise ValueError(f"f has shape {np.shape(f)} and y {np.shape(y)}: give both (points, outputs)")
+    difference = y - f
+    if np.ndim(noise) == 2:
+        return _module(f).linalg.solve(noise, difference)
+    return difference / (noise[:, None] if np.ndim(noise) == 1 else noise)
+
+
+def alignment_parallel(
+    K: Float[Any, "*batch points points"], reference: Float[Any, "points points"], y: Float[Any, " points"]
+) -> Float[Any, "*batch"]:
+    """y^T K y / y^T reference y: what a kernel has gained along the targets (theory 02, (16)).
+
+    A theory that rescales the reference kernel has it equal to `alignment_orthogonal`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    >>> import numpy as np
+    >>> y, reference = np.array([1.0, -1.0]), np.eye(2)
+    >>> float(alignment_parallel(reference + np.outer(y, y), reference, y))
+    3.0
+    """
+    _check_alignment(K, reference, y)
+    return _along(K, y) / _along(reference, y)
+
+
+def alignment_orthogonal(
+    K: Float[Any, "*batch points points"], reference: Float[Any, "points points"], y: Float[Any, " points"]
+) -> Float[Any, "*batch"]:
+    """tr PK / tr P reference, with P the projector orthogonal to y: what a kernel has gained elsewhere (02, (16)).
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    >>> import numpy as np
+    >>> y, reference = np.array([1.0, -1.0]), np.eye(2)
+    >>> float(alignment_orthogonal(reference + np.outer(y, y), reference, y))
+    1.0
+    """
+    _check_alignment(K, reference, y)
+
+    def rest(kernel):
+        return kernel.trace(axis1=-2, axis2=-1) - _along(kernel, y) / (y @ y)
+
+    return rest(K) / rest(reference)
+
+
+def readout_norm(readout: Float[Any, "*batch neurons outputs"], variance) -> Float[Any, "*batch"]:
+    """sum a^2 of the readout weights a = sqrt(variance / neurons) x standard normal sites (theory 02's Q = |a|^2).
+
+    `variance` is the readout variance per fan-in, 1/chi included, so that the prior mean for one output is `variance`.
+
+    Raises:
+        ValueError: readout is not (..., neurons, outputs).
+
+    >>> import numpy as np
+    >>> float(readout_norm(np.ones((4, 1)), 0.5))
+    0.5
+    """
+    shape = np.shape(readout)
+    if len(shape) < 2:
+        raise ValueError(f"readout has shape {shape}: give the sites (neurons, outputs)")
+    return variance / shape[-2] * (readout * readout).sum(axis=(-2, -1))
+
+
+def weight_covariance(weight: Float[Any, "*batch neurons inputs"], variance) -> Float[Any, "*batch inputs inputs"]:
+    """The average over neurons of w w^T, w = sqrt(variance / inputs) x standard normal sites (theory 02, (15)).
+
+    `variance` is the weight variance per fan-in: at the prior it is variance / inputs times the identity, and learning
+    a direction e of the inputs makes a spike e^T W e.
+
+    Raises:
+        ValueError: weight is not (..., neurons, inputs).
+
+    >>> import numpy as np
+    >>> weight_covariance(np.array([[1.0, 0.0], [1.0, 2.0]]), 2.0).tolist()
+    [[1.0, 1.0], [1.0, 2.0]]
+    """
+    shape = np.shape(weight)
+    if len(shape) < 2:
+        raise ValueError(f"weight has shape {shape}: give the sites (neurons, inputs)")
+    return variance / shape[-1] * (weight.swapaxes(-2, -1) @ weight) / shape[-2]
+
+
+def hermite_coefficient(
+    f: Float[Any, "*batch points"], z: Float[Any, " points"], degrees: int
+) -> Float[Any, "*batch degrees"]:
+    """Mean of f He_n(z) / n! over inputs, n = 0..degrees - 1: the coefficients of f = sum_n c_n He_n(z).
+
+    `z` is a direction of the inputs, a standard normal over them; the average over finitely many inputs has its own
+    sampling error.
+
+    Raises:
+        ValueError: f and z differ in their number of points; no degrees.
+
+    >>> import numpy as np
+    >>> z = np.random.default_rng(0).normal(size=400_000)
+    >>> abs(hermite_coefficient(2 * z + 0.5 * (z**3 - 3 * z), z, 4)).round(1).tolist()
+    [0.0, 2.0, 0.0, 0.5]
+    """
+    if np.ndim(z) != 1 or np.shape(f)[-1:] != np.shape(z):
+        raise ValueError(f"f has shape {np.shape(f)} and z {np.shape(z)}: give values at the same points")
+    if degrees < 1:
+        raise ValueError(f"degrees is {degrees}: give at least 1")
+    polynomials = [z**0]
+    for n in range(degrees - 1):  # He_n / n!
+        previous = polynomials[n - 1] if n else 0 * z
+        polynomials.append((z * polynomials[n] - previous) / (n + 1))
+    return f @ _module(f).stack(polynomials, axis=-1) / np.shape(z)[0]
+
+
+def _check_alignment(K, reference, y) -> None:
+    points = np.shape(y)
+    if len(points) != 1 or np.shape(reference) != points * 2 or np.shape(K)[-2:] != points * 2:
+        raise ValueError(
+            f"K {np.shape(K)}, reference {np.shape(reference)} and y {points} do not fit: give kernels "
+            "(points, points) and y (points,), on the training points"
+        )
+
+
+def _along(K, y):
+    return ((K @ y) * y).sum(axis=-1)
+
+
+def _module(array):
+    return np if isinstance(array, np.ndarray) else jnp

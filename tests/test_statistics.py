@@ -89,3 +89,67 @@ def test_alignment_of_what_does_not_fit_is_refused(K, Y, message, jit):
     alignment = jax.jit(alignment) if jit else alignment
     with pytest.raises(ValueError, match=message):
         alignment(K, Y)
+
+
+# --- finite width -----------------------------------------------------------------------------------------------------
+
+
+def test_statistics_of_finite_width_on_batches_of_numpy_and_jax_arrays():
+    """Against their definitions written out, for arrays (samples, ...)."""
+    rng = np.random.default_rng(2)
+    y, f, B = rng.normal(size=(5, 1)), rng.normal(size=(3, 5, 1)), rng.normal(size=(3, 5, 5))
+    K, reference = B @ B.swapaxes(1, 2), np.eye(5) + 0.1
+    readout, weight, z = rng.normal(size=(3, 7, 1)), rng.normal(size=(3, 7, 2)), rng.normal(size=5)
+    projector = np.eye(5) - y @ y.T / np.sum(y**2)
+    noise = np.diag(np.arange(1.0, 6.0))
+    expected = {
+        "normalised_discrepancy": (y - f) / np.arange(1.0, 6.0)[:, None],
+        "alignment_parallel": [(y.T @ k @ y / (y.T @ reference @ y)).item() for k in K],
+        "alignment_orthogonal": [np.trace(projector @ k) / np.trace(projector @ reference) for k in K],
+        "readout_norm": [np.sum((np.sqrt(0.4 / 7) * a) ** 2) for a in readout],
+        "weight_covariance": [(w := np.sqrt(0.6 / 2) * v).T @ w / 7 for v in weight],
+        "hermite_coefficient": [
+            [np.mean(g), np.mean(g * z), np.mean(g * (z**2 - 1)) / 2, np.mean(g * (z**3 - 3 * z)) / 6]
+            for g in f[..., 0]
+        ],
+    }
+    arguments = {
+        "normalised_discrepancy": (f, y, noise),
+        "alignment_parallel": (K, reference, y[:, 0]),
+        "alignment_orthogonal": (K, reference, y[:, 0]),
+        "readout_norm": (readout, 0.4),
+        "weight_covariance": (weight, 0.6),
+        "hermite_coefficient": (f[..., 0], z, 4),
+    }
+    for name, given in arguments.items():
+        function = getattr(statistics, name)
+        found = function(*given)
+        assert isinstance(found, np.ndarray) and found.ndim == 1 + len(statistics.dims(name)), name
+        np.testing.assert_allclose(found, expected[name], rtol=1e-12, err_msg=name)
+        on_jax = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in given]
+        compiled = jax.jit(function, static_argnums=2) if name == "hermite_coefficient" else jax.jit(function)
+        np.testing.assert_allclose(compiled(*on_jax), expected[name], rtol=1e-12, err_msg=name)
+
+
+def test_noise_of_a_discrepancy_is_a_number_a_vector_or_a_matrix():
+    y, f = np.ones((3, 1)), np.zeros((3, 1))
+    for noise in (0.5, np.full(3, 0.5), 0.5 * np.eye(3)):
+        np.testing.assert_allclose(statistics.normalised_discrepancy(f, y, noise), 2.0, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("normalised_discrepancy", (np.ones((3, 1)), np.ones((2, 1)), 1.0), "give both"),
+        ("alignment_parallel", (np.eye(3), np.eye(2), np.ones(3)), "do not fit"),
+        ("alignment_orthogonal", (np.eye(3), np.eye(3), np.ones((3, 1))), "do not fit"),
+        ("readout_norm", (np.ones(3), 1.0), "give the sites"),
+        ("weight_covariance", (np.ones(3), 1.0), "give the sites"),
+        ("hermite_coefficient", (np.ones(3), np.ones(2), 2), "same points"),
+        ("hermite_coefficient", (np.ones(3), np.ones(3), 0), "at least 1"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(name, arguments, message):
+    function = inspect.unwrap(getattr(statistics, name))  # without the shape checks of the test suite
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)

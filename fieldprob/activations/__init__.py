@@ -5,6 +5,7 @@
 
 from fieldprob.activations.base import Activation
 from fieldprob.activations.closed_form import GELU, Cos, Erf, Exp, Linear, Monomial, RandomPhaseCosine, Sin
+from fieldprob.activations.four_point import four_point, unit_covariance
 from fieldprob.activations.hermite import Rough, Smooth
 from fieldprob.activations.polar import Kinked
 from fieldprob.activations.rectified import Abs, LeakyReLU, ReLU, Sign, Step
@@ -28,6 +29,8 @@ __all__ = [
     "Sin",
     "Smooth",
     "Step",
+    "four_point",
     "get",
     "names",
+    "unit_covariance",
 ]

@@ -14,6 +14,7 @@ _NAMES = {
     "GradientDescent": "trajectories",
     "GradientFlow": "trajectories",
     "HilbertHMC": "samplers.hilbert",
+    "Importance": "importance",
     "Langevin": "trajectories",
     "LeimkuhlerMatthews": "samplers.langevin",
     "MALA": "samplers.langevin",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fieldprob.infer import driver, training, trajectories
     from fieldprob.infer.datasets import data_average
     from fieldprob.infer.driver import sample
+    from fieldprob.infer.importance import Importance
     from fieldprob.infer.samplers.hilbert import HilbertHMC
     from fieldprob.infer.samplers.ladder import log_evidence
     from fieldprob.infer.samplers.langevin import MALA, ULA, LeimkuhlerMatthews
@@ -44,9 +46,9 @@ if TYPE_CHECKING:
     from fieldprob.infer.trajectories import GradientDescent, GradientFlow, Langevin
 
 __all__ = [
-    "GHMC", "MALA", "MCLMC", "ULA", "AdjustedMCLMC", "GradientDescent", "GradientFlow", "HilbertHMC", "Langevin",
-    "LeimkuhlerMatthews", "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "data_average", "driver",
-    "log_evidence", "sample", "streamed_moments", "training", "trajectories",
+    "GHMC", "MALA", "MCLMC", "ULA", "AdjustedMCLMC", "GradientDescent", "GradientFlow", "HilbertHMC", "Importance",
+    "Langevin", "LeimkuhlerMatthews", "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "data_average",
+    "driver", "log_evidence", "sample", "streamed_moments", "training", "trajectories",
 ]  # fmt: skip
 
 

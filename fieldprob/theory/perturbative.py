@@ -1,0 +1,324 @@
+"""First order in 1/N at fixed data: what kernels that fluctuate do to a posterior.
+
+Given the hidden weights the outputs are Gaussian with the covariance C = kernel_L of the finite network. To first order
+its prior has the mean K + m, with K the infinite-width limit, and the covariance G = kernel_covariance_L; data pull it
+by the conjugate kernel E = (d d^T - R) / 2, with R = (K + noise)^-1 and d = R y. Any function of C then averages to
+
+    g(K) + g' : (m + G : E) + g'' : G / 2,
+
+for the predictor, its covariance, the kernels of every layer and the evidence (theory 01, E8-E11; for one hidden layer
+theory 02, (35b), (51) and (52); theory 03, (28)-(31) and (39)-(41)). G is a sum over layers of Cov(phi phi) / N_l,
+carried to the output by the derivative of the layers' kernel map, whose second derivative gives m.
+
+Such a covariance is a sum of products Y x Z of perturbations of a kernel: either over the pairs of points, exactly, or
+over one-neuron draws (theory 01, E12). All else is the same code.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jaxtyping import Float
+
+from fieldprob import statistics
+from fieldprob.activations.four_point import CLOSED, unit_covariance
+from fieldprob.prediction import Prediction
+from fieldprob.theory.setting import Setting, predict, setting
+
+_TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
+_BATCH = 64  # draws carried through the layers at once
+
+
+def perturbative(
+    net, task, *, method: str = "auto", neurons: int = 100_000, key: Array | None = None, nodes: int = 16
+) -> Prediction:
+    """The posterior of a network to first order in 1/N: fixed data, any depth, widths and activations.
+
+    Valid while the correction is small: it is of order (discrepancy^2 / noise) / N, so it fails for small noise, for as
+    many points as neurons, and in mean-field scaling (chi = N), where it does not shrink with N. Use
+    `theory.rescaling` or `theory.adaptation` there.
+
+    Args:
+        net: an `Mlp` with one output and no readout bias; hidden biases enter through the kernels.
+        task: a `Task` of values at points.
+        method: "tensor" for the exact four-point functions of all quadruples of points (points^4 numbers, training and
+            test points together), "neurons" for averages over draws of one neuron (points^2 numbers), "auto" for the
+            tensor at up to 24 points if the four-point functions are closed forms.
+        neurons: draws for each layer; the standard errors of "neurons" are in the prediction's `error` and
+            `variance_error`.
+        key: of the draws; needed by "neurons".
+        nodes: of the quadrature for four-point functions that have no closed form, see `activations.four_point`.
+
+    Returns:
+        A `Prediction` of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L` and alignments (mean,
+        leading variance), losses and the log evidence.
+
+    Raises:
+        ValueError: what `theory.setting` refuses; an unknown method; draws without a key; two hidden layers or more
+            with an activation given as a callable with a kink; a variance that comes out negative.
+
+    Source: theory 01, E1-E12; theory 03, (27)-(31), (39)-(41); Yaida 2020 (prior), Naveh et al., arXiv:2004.01190.
+
+    >>> import fieldprob as fp
+    >>> task = fp.tasks.linear_teacher(4, inputs=3, noise_variance=0.3, seed=0)
+    >>> at = [fp.theory.perturbative(fp.Mlp(width=n), task).mean["f"] for n in (100, 200)]
+    >>> limit = fp.theory.limit(fp.Mlp(width=100), task).mean["f"]
+    >>> bool(abs((at[0] - limit) - 2 * (at[1] - limit)).max() < 1e-12)
+    True
+    """
+    problem = setting("perturbative", net, task)
+    kernels = net.limit_kernels(problem.X)
+    if method not in ("auto", "tensor", "neurons"):
+        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
+    if method == "auto":
+        closed = all(isinstance(phi, CLOSED) for phi in problem.activations)
+        method = "tensor" if closed and len(problem.X) <= _TENSOR_POINTS else "neurons"
+    if method == "neurons" and (key is None or neurons < 2):
+        raise ValueError(
+            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
+        )
+    numbers = jax.tree.map(  # one compilation for all widths and variances
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
+        problem._replace(widths=tuple(float(n) for n in problem.widths)),
+    )
+    covariances = None
+    if method == "tensor":
+        covariances = [
+            unit_covariance(phi, K, nodes=nodes) for phi, K in zip(numbers.activations, kernels, strict=False)
+        ]
+    limit, shift, square = _expand(numbers, kernels, covariances, neurons, key)
+    total = jax.tree.map(jnp.add, limit, shift)
+    for name in limit.covariance:
+        smallest = jnp.min(total.variance[name])
+        if not isinstance(smallest, Tracer) and smallest < 0:
+            raise ValueError(
+                f"theory 'perturbative': the variance of {name} comes out negative, {smallest:.2g}, so the correction "
+                f"in 1/N is not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or "
+                "theory.adaptation, or more neurons."
+            )
+    errors = {} if square is None else {"error": square.mean, "variance_error": square.variance}
+    return Prediction(
+        theory="perturbative",
+        order="first order in 1/N",
+        source="theory 01, E8-E12; theory 03, (27)-(31), (39)-(41)",
+        mean=total.mean,
+        variance={
+            name: value if name in limit.covariance else jnp.maximum(value, 0) for name, value in total.variance.items()
+        },
+        covariance=total.covariance,
+        log_evidence=total.log_evidence,
+        **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},
+    )
+
+
+@eqx.filter_jit
+def _expand(problem: Setting, kernels, covariances, neurons: int, key):
+    """The infinite-width `Prediction`, its shift, and the squared standard error of that (None for the tensor)."""
+    limit = _limit(problem, kernels[-1])
+    layers = _layers(problem)
+    depth, P = len(layers), problem.points
+
+    def alignment(K):
+        return statistics.centred_kernel_alignment(K[:P, :P], problem.y[:, None])
+
+    def predicted(moments: _Moments):
+        aligned = enumerate(zip(moments.kernels[1:], moments.alignment_shifts, strict=True), start=1)
+        return predict(
+            "perturbative",
+            problem,
+            order="",
+            source="",
+            mean=moments.mean,
+            covariance=moments.covariance,
+            log_evidence=moments.log_evidence,
+            kernels=dict(enumerate(moments.kernels)),
+            mean_of={f"alignment_{layer}": alignment(K) + shift for layer, (K, shift) in aligned},
+            variance_of=moments.variance_of,
+        )
+
+    def shift(source, Y, Z):
+        carried = _through(layers, kernels, source, Y, Z)
+        tangent = _first_order(limit, carried, kernels, alignment)
+        return jax.jvp(predicted, (base,), (tangent,))[1]
+
+    fixed = {f"kernel_{layer}": 0 * K for layer, K in enumerate(kernels[1:], start=1)}
+    fixed |= {f"alignment_{layer}": jnp.zeros(()) for layer in range(1, depth + 1)}
+    base = _Moments(limit.mean, limit.covariance, limit.log_evidence, kernels, [jnp.zeros(())] * depth, fixed)
+    found = []
+    for source, (layer, K) in enumerate(zip(layers, kernels[:-1], strict=True), start=1):
+        if covariances is not None:
+            found.append((_over_pairs(layer, covariances[source - 1], partial(shift, source)), None))
+        else:
+            found.append(_over_neurons(layer, K, partial(shift, source), neurons, jax.random.fold_in(key, source)))
+    return predicted(base), *jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *found)
+
+
+# --- layers and their fluctuations ------------------------------------------------------------------------------------
+
+
+class _Layer(NamedTuple):
+    """The kernel map of a hidden layer: K -> bias + weight E[phi phi]."""
+
+    activation: Any
+    weight: Any
+    bias: Any
+    width: Any
+
+    def __call__(self, K: Float[Array, "points points"]) -> Float[Array, "points points"]:
+        q = jnp.diagonal(K)
+        return self.bias + self.weight * self.activation.dual(q[:, None], K, q[None, :])
+
+
+def _layers(problem: Setting) -> list[_Layer]:
+    weights = (*problem.weight_variance[1:], problem.readout)
+    biases = (*problem.bias_variance[1:], 0.0)
+    return [_Layer(*parts) for parts in zip(problem.activations, weights, biases, problem.widths, strict=True)]
+
+
+def _over_pairs(layer: _Layer, unit_covariance, observe):
+    """The sum of `observe(Y, Z)` over Y = the unit perturbation of each pair of points, Z = its covariance."""
+    points = unit_covariance.shape[0]
+    i, j = np.triu_indices(points)
+    unit = np.zeros((i.size, points, points))
+    unit[np.arange(i.size), i, j] = unit[np.arange(i.size), j, i] = 1.0
+    covariance = layer.weight**2 / layer.width * unit_covariance[i, j]
+
+    def add(total, pair):
+        return jax.tree.map(jnp.add, total, observe(*pair)), None
+
+    zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(observe, unit[0], covariance[0]))
+    return jax.lax.scan(add, zero, (jnp.asarray(unit), covariance))[0]
+
+
+def _over_neurons(layer: _Layer, K, observe, neurons: int, key):
+    """The mean of `observe(Y, Y)` over one-neuron draws Y = (weight phi phi^T - its mean) / sqrt(width), and the
+    square of its standard error."""
+    eigenvalues, vectors = jnp.linalg.eigh(K)
+    root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))
+    mean = layer(K) - layer.bias
+
+    def draw(key):
+        for_h, for_phase = jax.random.split(key)
+        h = root @ jax.random.normal(for_h, (K.shape[0],), K.dtype)
+        phase = 2 * jnp.pi * jax.random.uniform(for_phase, (), K.dtype)
+        phi = layer.activation.phi(h, phase) if layer.activation.random_phase else layer.activation.phi(h)
+        Y = (layer.weight * jnp.outer(phi, phi) - mean) / jnp.sqrt(layer.width)
+        return observe(Y, Y)
+
+    def batch(sums, start):
+        index = start + jnp.arange(_BATCH)
+        values = jax.vmap(lambda i: draw(jax.random.fold_in(key, i)))(index)
+        values = jax.tree.map(lambda v: jnp.where(jnp.expand_dims(index < neurons, range(1, v.ndim)), v, 0), values)
+        moments = jax.tree.map(lambda v: jnp.stack([jnp.sum(v, axis=0), jnp.sum(v**2, axis=0)]), values)
+        return jax.tree.map(jnp.add, sums, moments), None
+
+    zero = jax.tree.map(lambda v: jnp.zeros((2, *v.shape), v.dtype), jax.eval_shape(draw, key))
+    sums = jax.lax.scan(batch, zero, jnp.arange(0, neurons, _BATCH))[0]
+    mean_of = jax.tree.map(lambda v: v[0] / neurons, sums)
+    square = jax.tree.map(lambda v: jnp.maximum(v[1] / neurons - (v[0] / neurons) ** 2, 0) / (neurons - 1), sums)
+    return mean_of, square
+
+
+# --- what a fluctuation of the output kernel does ---------------------------------------------------------------------
+
+
+class _Limit(NamedTuple):
+    """The infinite-width posterior and what perturbations of its kernel meet.
+
+    `residual` P is (all points, all points): the perturbation dC of the output covariance changes the mean by
+    P dC discrepancy and the covariance by P dC P^T. `resolvent` and `discrepancy` are zero at test points.
+    """
+
+    mean: Array
+    covariance: Array
+    log_evidence: Array
+    resolvent: Array
+    discrepancy: Array
+    residual: Array
+
+
+def _limit(problem: Setting, K) -> _Limit:
+    P, size = problem.points, K.shape[0]
+    factor = jnp.linalg.cholesky(K[:P, :P] + problem.noise)
+    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(P))
+    d = inverse @ problem.y
+    residual = jnp.eye(size).at[:, :P].add(-K[:, :P] @ inverse)
+    determinant = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return _Limit(
+        mean=K[:, :P] @ d,
+        covariance=residual @ K,
+        log_evidence=-(problem.y @ d + determinant + P * np.log(2 * np.pi)) / 2,
+        resolvent=jnp.zeros((size, size)).at[:P, :P].set((inverse + inverse.T) / 2),
+        discrepancy=jnp.zeros(size).at[:P].set(d),
+        residual=residual,
+    )
+
+
+class _Moments(NamedTuple):
+    """Posterior moments, and what is added to the mean alignment of layer 1, 2, ... beyond that of the mean kernel."""
+
+    mean: Array
+    covariance: Array
+    log_evidence: Array
+    kernels: list[Array]
+    alignment_shifts: list
+    variance_of: dict[str, Array]
+
+
+class _Fluctuation(NamedTuple):
+    """A covariance Y x Z of one kernel and what it does to those after it, a list over all layers from 0: the
+    covariances of theirs and the shifts of their prior means. Zero before."""
+
+    Y: list[Array]
+    Z: list[Array]
+    shift: list[Array]
+
+
+def _through(layers, kernels, source: int, Y, Z) -> _Fluctuation:
+    """Theory 03, (28)-(30): carry Y x Z, a covariance of kernel `source`, through the layers after it."""
+    zero = [jnp.zeros_like(Y)] * source
+    carried = _Fluctuation([*zero, Y], [*zero, Z], [*zero, jnp.zeros_like(Y)])
+    for layer, K in zip(layers[source:], kernels[source:-1], strict=True):
+        along = partial(_along, layer, K)
+        bend = jax.jvp(lambda K, layer=layer: _along(layer, K, carried.Y[-1]), (K,), (carried.Z[-1],))[1]
+        carried.shift.append(along(carried.shift[-1]) + bend / 2)
+        carried.Y.append(along(carried.Y[-1]))
+        carried.Z.append(along(carried.Z[-1]))
+    return carried
+
+
+def _along(function, K, V):
+    """The derivative of a function of a kernel along V."""
+    return jax.jvp(function, (K,), (V,))[1]
+
+
+def _first_order(limit: _Limit, carried: _Fluctuation, kernels, alignment) -> _Moments:
+    """Theory 03, (31) and (39)-(41), and the leading variances of kernels and alignments."""
+    d, R, A = limit.discrepancy, limit.resolvent, limit.residual
+    Y, Z, m = carried.Y[-1], carried.Z[-1], carried.shift[-1]
+    Yd, Zd, AY = Y @ d, Z @ d, A @ Y
+    pull, pull_Y = ((V @ d @ d - jnp.sum(R * V)) / 2 for V in (Z, Y))  # V : conjugate kernel
+    exchange = AY @ R @ Z
+    log_evidence = m @ d @ d - jnp.sum(R * m) + pull * pull_Y - Zd @ R @ Yd + jnp.sum((Z @ R) * (Y @ R).T) / 2
+    bends, variance_of = [], {}
+    for layer, (K, Y_l, Z_l) in list(enumerate(zip(kernels, carried.Y, carried.Z, strict=True)))[1:]:
+        bends.append(_along(lambda K, Y=Y_l: _along(alignment, K, Y), K, Z_l) / 2)
+        variance_of[f"kernel_{layer}"] = Y_l * Z_l
+        variance_of[f"alignment_{layer}"] = _along(alignment, K, Y_l) * _along(alignment, K, Z_l)
+    return _Moments(
+        mean=A @ (m @ d + Yd * pull) - exchange @ d,
+        covariance=A @ (m + Y * pull) @ A.T + _even(jnp.outer(A @ Yd, A @ Zd) - exchange @ A.T),
+        log_evidence=log_evidence / 2,
+        kernels=[_even(V) * pull + shift for V, shift in zip(carried.Y, carried.shift, strict=True)],
+        alignment_shifts=bends,
+        variance_of=variance_of,
+    )
+
+
+def _even(V):
+    return (V + V.T) / 2
