@@ -36,6 +36,13 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
+    ("readout_norm", (), "squared norm |a|^2 of the readout weights"),
+    (r"rescaling_\d+", (), "factor that multiplies the covariance leaving layer l, 1 as width grows"),
+    (
+        "weight_covariance",
+        ("input", "input_"),
+        "W^T W / width of the first layer's weights, W with its prior variance",
+    ),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
     # averages over data sets, along a curve of their sizes

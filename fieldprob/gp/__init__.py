@@ -8,6 +8,7 @@ stacks those of a task, `cross_covariance` applies them to a covariance function
 
 from fieldprob.gp.covariance import Covariance, Dense, LowRank
 from fieldprob.gp.marginal import Marginal, inverse_and_log_determinant
+from fieldprob.gp.modes import Modes, modes
 from fieldprob.gp.observations import Observed, cross_covariance, observe, regress
 from fieldprob.gp.operators import (
     Derivative,
@@ -21,7 +22,7 @@ from fieldprob.gp.operators import (
 from fieldprob.gp.regression import Posterior, condition
 
 __all__ = [
-    "Covariance", "Dense", "Derivative", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Observed",
-    "Operator", "Posterior", "Stack", "Values", "condition", "cross_covariance", "inverse_and_log_determinant",
+    "Covariance", "Dense", "Derivative", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Modes", "Observed",
+    "Operator", "Posterior", "Stack", "Values", "condition", "cross_covariance", "inverse_and_log_determinant", "modes",
     "observe", "regress",
 ]  # fmt: skip

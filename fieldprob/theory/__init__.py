@@ -3,6 +3,9 @@
 from fieldprob.prediction import Prediction
 from fieldprob.theory import learning_curves
 from fieldprob.theory.dynamics import gradient_flow, langevin
+from fieldprob.theory.exact_linear import exact_linear
 from fieldprob.theory.infinite_width import limit
 
-__all__ = ["Prediction", "gradient_flow", "langevin", "learning_curves", "limit"]
+__all__ = [
+    "Prediction", "exact_linear", "gradient_flow", "langevin", "learning_curves", "limit",
+]  # fmt: skip
