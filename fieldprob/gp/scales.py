@@ -112,11 +112,7 @@ def posterior_nodes(modes: Modes, widths: tuple[int, ...], count: int = 401) -> 
 
 def _log_gamma(z):
     """log Gamma of complex numbers with positive real part, up to a multiple of 2 pi i."""
-    product = jnp.ones_like(z)
-    for j in range(_SHIFT):
-        product = product * (z + j)
+    product = jax.lax.fori_loop(0, _SHIFT, lambda j, product: product * (z + j), jnp.ones_like(z))
     w = z + _SHIFT
-    series = jnp.zeros_like(w)
-    for coefficient in reversed(_STIRLING):
-        series = (series / w + coefficient) / w
+    series = jnp.polyval(jnp.asarray(_STIRLING[::-1]), w**-2, unroll=1) / w
     return (w - 0.5) * jnp.log(w) - w + 0.5 * jnp.log(2 * jnp.pi) + series - jnp.log(product)

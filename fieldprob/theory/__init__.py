@@ -5,7 +5,8 @@ from fieldprob.theory import learning_curves
 from fieldprob.theory.dynamics import gradient_flow, langevin
 from fieldprob.theory.exact_linear import exact_linear
 from fieldprob.theory.infinite_width import limit
+from fieldprob.theory.rescaling import rescaling
 
 __all__ = [
-    "Prediction", "exact_linear", "gradient_flow", "langevin", "learning_curves", "limit",
+    "Prediction", "exact_linear", "gradient_flow", "langevin", "learning_curves", "limit", "rescaling",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from jax import Array
 from fieldprob import gp
 from fieldprob.gp.scales import log_density, posterior_nodes
 from fieldprob.prediction import Prediction
+from fieldprob.theory.scale_average import ScaleAverage, outputs
 from fieldprob.theory.setting import predict, setting
 
 
@@ -83,20 +84,23 @@ def _moments(X, y, K, noise, variances, widths):
         return jnp.exp(log_weights(*powers) - log_evidence)
 
     w = weights(*(0,) * L)
-    gain = 1 / (modes.noise + s[:, None] * modes.eigenvalues)  # (nodes, points), as the next
+    gain = 1 / (modes.noise + s[:, None] * modes.eigenvalues)  # (nodes, points)
     t = gain * modes.y
-    drift = t @ modes.cross.T  # K t at all points
-    mean = (w * s) @ drift
-    spread = jnp.sqrt(w)[:, None] * (s[:, None] * drift - mean)
-    data_rows = (modes.basis * (modes.noise * (w * s) @ gain)) @ modes.cross.T
-    others = modes.cross[P:]
-    corner = (w @ s) * K[P:, P:] - (others * ((w * s**2) @ gain)) @ others.T
-    covariance = jnp.concatenate([data_rows, jnp.concatenate([data_rows[:, P:].T, corner], axis=1)])
+    centre = (w * s) @ t
+    average = ScaleAverage(
+        scale=w @ s,
+        coefficients=centre,
+        spread=jnp.sqrt(w)[:, None] * (s[:, None] * t - centre),
+        kept=modes.noise * ((w * s) @ gain),
+        explained=(w * s**2) @ gain,
+    )
+    mean, covariance = outputs(modes, K, average)
 
     def seen(weight, drift, basis):
         """Average of s K (t t^T - (s K + noise)^-1) K, or the same of other linear maps of the data."""
         return (drift * (weight * s)[:, None]).T @ drift - (basis * ((weight * s) @ gain)) @ basis.T
 
+    drift = t @ modes.cross.T
     kernels, kept, weight = {0: K}, 1.0, jnp.zeros_like(w)
     for layer, width in enumerate(widths, start=1):
         fresh = weights(*(1,) * (layer - 1), *(0,) * (L - layer + 1))
@@ -114,7 +118,7 @@ def _moments(X, y, K, noise, variances, widths):
     norm = [variances[-1] ** power * jnp.sum(weights(*(0,) * (L - 1), power)) for power in (1, 2)]
     return {
         "mean": mean,
-        "covariance": covariance + spread.T @ spread,
+        "covariance": covariance,
         "kernels": kernels,
         "log_evidence": log_evidence,
         "mean_of": {"weight_covariance": prior * jnp.eye(X.shape[1]) + first, "readout_norm": norm[0]},
