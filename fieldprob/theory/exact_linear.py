@@ -12,11 +12,8 @@ their prior given the layer before. In units of the output, H_l = kernel_l times
     <H_l> = (1 - 1/N_l) <H_{l-1}> + (1/N_l) E[s_1 ... s_{l-1} <f f^T>_s / s],   H_0 = K.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from fieldprob import gp
 from fieldprob.gp.scales import log_density, posterior_nodes
@@ -66,7 +63,7 @@ def exact_linear(net, task) -> Prediction:
     )
 
 
-@partial(jax.jit, static_argnames="widths")
+@jax.jit
 def _moments(X, y, K, noise, variances, widths):
     P, L = y.shape[0], len(widths)
     modes = gp.modes(K, noise, y)

@@ -27,7 +27,7 @@ def rescale_layers(problem, noise, *, tree: bool) -> dict:
     return _moments(net, problem.kernel_0, noise, problem.y, problem.widths, tree)
 
 
-@partial(jax.jit, static_argnames=("widths", "tree"))
+@partial(jax.jit, static_argnames="tree")
 def _moments(net, K_0, noise, y, widths, tree):
     P, N = y.shape[0], jnp.asarray(widths, float)
     noise_matrix = noise if noise.ndim == 2 else noise * jnp.eye(P)
@@ -38,8 +38,7 @@ def _moments(net, K_0, noise, y, widths, tree):
         return 0.5 * (N @ (jnp.exp(x) - x) + y @ inverse @ y + (0.0 if tree else log_det))
 
     data = (net, K_0[:P, :P], noise_matrix, y)
-    x = _minimum(action, N, data)
-    hessian = jax.hessian(action)(x, data)
+    x, hessian = _minimum(action, N, data)
 
     def posterior(x):
         K = _kernels(net, K_0, x)[-1]
@@ -77,7 +76,7 @@ def _kernels(net, K_0, x):
 
 
 def _minimum(action, N, data):
-    """Minimum over log factors, by quasi-Newton steps from the best of several starts and one of Newton's.
+    """Minimum over log factors and the Hessian there: quasi-Newton steps from the best of several starts, then Newton's.
 
     For a linear network the factors at a stationary point are 1 + force / N_l, with force at most y^T noise^-1 y / 4:
     the starts lie on this curve.
@@ -88,8 +87,14 @@ def _minimum(action, N, data):
     force = jnp.where(_STARTS < 0, _STARTS * jnp.min(N), _STARTS * largest)
     starts = jnp.log1p(force[:, None] / N)
     start = starts[jnp.argmin(jax.lax.map(lambda x: action(x, frozen), starts))]
-    found = optx.minimise(action, optx.BFGS(rtol=1e-9, atol=1e-9), start, frozen, max_steps=500, throw=False).value
-    gradient = jax.grad(action)
-    scaled = lambda x, data: gradient(x, data) / N  # noqa: E731
-    newton = optx.Newton(rtol=1e-12, atol=1e-12)
-    return optx.root_find(scaled, newton, jax.lax.stop_gradient(found), data, max_steps=10, throw=False).value
+    solver = optx.BFGS(rtol=1e-9, atol=1e-9)
+    found = optx.minimise(action, solver, start, frozen, max_steps=500, throw=False).value
+
+    def newton(x, _):
+        hessian = jax.hessian(action)(x, data)
+        step = jnp.linalg.solve(jax.lax.stop_gradient(hessian), jax.grad(action)(x, data))
+        return x - step, hessian
+
+    # the first step carries the derivatives of the implicit function, the second those of the Hessian
+    x, hessians = jax.lax.scan(newton, jax.lax.stop_gradient(found), length=2)
+    return x, hessians[-1]

@@ -76,7 +76,7 @@ def rescaling(net, task, order: Literal["tree", "saddle", "corrected", "quadratu
     return predict(theory, problem, order=ORDERS[order], source=source, **moments)
 
 
-@partial(jax.jit, static_argnames=("width", "order"))
+@partial(jax.jit, static_argnames="order")
 def _moments(K, noise, y, readout, width, order):
     modes = gp.modes(K, noise, y)
     average = _quadrature if order == "quadrature" else partial(_saddle, order=order)
