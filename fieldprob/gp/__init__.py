@@ -2,6 +2,7 @@
 
 `LowRank` and `Dense` are covariances over the given points, `Marginal` is the distribution of noisy outputs with its
 own gradient rule (the hot path of sampling), and `condition` gives posterior, evidence and leave-one-out residuals.
+`ScaleMixture` and `OutputScaled` are superpositions of processes that differ by a scale, diagonalised once (`modes`).
 Observations other than values at points are linear operators (`Derivative`, `Laplacian`, `Functional`, ...): `observe`
 stacks those of a task, `cross_covariance` applies them to a covariance function, `regress` does regression on them.
 """
@@ -20,9 +21,10 @@ from fieldprob.gp.operators import (
     Values,
 )
 from fieldprob.gp.regression import Posterior, condition
+from fieldprob.gp.superposition import OutputScaled, ScaleMixture, sample_wishart
 
 __all__ = [
     "Covariance", "Dense", "Derivative", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Modes", "Observed",
-    "Operator", "Posterior", "Stack", "Values", "condition", "cross_covariance", "inverse_and_log_determinant", "modes",
-    "observe", "regress",
+    "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack", "Values", "condition", "cross_covariance",
+    "inverse_and_log_determinant", "modes", "observe", "regress", "sample_wishart",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ Averages over z are trapezoid sums in x = log(N_min/2 + c), which follows log s 
 compresses its left tail exp(N_min z / 2). Such sums converge exponentially.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,7 +98,8 @@ def scale_nodes(
         first, last = jnp.argmax(high), 100 - jnp.argmax(high[::-1])
         return x[jnp.maximum(first - 1, 0)], x[jnp.minimum(last + 1, 100)]
 
-    ends = jnp.full((), -8.0), jnp.log(2 * (least + growth + 50))
+    lowest = math.log(len(widths) / 600)  # log s stays above -600 there, where exp does not underflow
+    ends = jnp.full((), lowest), jnp.log(2 * (least + growth + 50))
     x = jnp.linspace(*jax.lax.fori_loop(0, 5, zoom, jax.lax.stop_gradient(ends)), count)
     _, z, curvature = saddle(x)
     nodes = Nodes(z, jnp.log(x[1] - x[0]) + x + jnp.log(curvature), jnp.exp(x) - least)
