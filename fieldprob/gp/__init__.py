@@ -9,7 +9,7 @@ stacks those of a task, `cross_covariance` applies them to a covariance function
 
 from fieldprob.gp.covariance import Covariance, Dense, LowRank
 from fieldprob.gp.marginal import Marginal, inverse_and_log_determinant
-from fieldprob.gp.modes import Modes, modes
+from fieldprob.gp.modes import Diagonal, Modes, modes
 from fieldprob.gp.observations import Observed, cross_covariance, observe, regress
 from fieldprob.gp.operators import (
     Derivative,
@@ -24,7 +24,7 @@ from fieldprob.gp.regression import Posterior, condition
 from fieldprob.gp.superposition import OutputScaled, ScaleMixture, sample_wishart
 
 __all__ = [
-    "Covariance", "Dense", "Derivative", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Modes", "Observed",
-    "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack", "Values", "condition", "cross_covariance",
+    "Covariance", "Dense", "Derivative", "Diagonal", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Modes",
+    "Observed", "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack", "Values", "condition", "cross_covariance",
     "inverse_and_log_determinant", "modes", "observe", "regress", "sample_wishart",
 ]  # fmt: skip

@@ -7,33 +7,19 @@ With noise covariance R R^T (R = 1 for a scalar noise k, which then stays k), R^
 and likewise every other s: one eigendecomposition, then O(points) for each s.
 """
 
-from typing import NamedTuple
-
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class Modes(NamedTuple):
-    """A covariance K over all points and data y at the first of them, in the eigenbasis of the data.
-
-    `eigenvalues` of the (whitened) K of the data; `y` the data's coefficients; `noise` the variance of each, 1 unless
-    the noise was a scalar; `log_det` of R; `basis` R U; `cross` = K_{all, data} R^-T U, whose data rows are
-    basis * eigenvalues; `whitened_basis` applies U^T R^-1.
-    """
+class Diagonal(eqx.Module):
+    """Independent data y_k ~ N(0, s eigenvalue_k + noise), densities multiplied by exp(-log_det)."""
 
     eigenvalues: Float[Array, " points"]
     y: Float[Array, " points"]
     noise: Float[Array, ""]
     log_det: Float[Array, ""]
-    basis: Float[Array, "points points"]
-    cross: Float[Array, "all_points points"]
-    root: Float[Array, "*points_points"]
-    vectors: Float[Array, "points points"]
-
-    def project(self, M: Float[Array, "points columns"]) -> Float[Array, "points columns"]:
-        """U^T R^-1 M: coefficients of data-space columns."""
-        return self.vectors.T @ _whiten(self.root, M)
 
     def log_likelihood(self, s: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         """log N(y; 0, s K + noise)."""
@@ -41,9 +27,27 @@ class Modes(NamedTuple):
         return -0.5 * jnp.sum(self.y**2 / variance + jnp.log(2 * jnp.pi * variance), axis=-1) - self.log_det
 
 
+class Modes(Diagonal):
+    """A covariance K over all points and data y at the first of them, in the eigenbasis of the data.
+
+    `eigenvalues` of the (whitened) K of the data; `y` the data's coefficients; `noise` the variance of each, 1 unless
+    the noise was a scalar; `log_det` of R; `basis` R U; `cross` = K_{all, data} R^-T U, whose data rows are
+    basis * eigenvalues.
+    """
+
+    basis: Float[Array, "points points"]
+    cross: Float[Array, "all_points points"]
+    root: Float[Array, "..."]
+    vectors: Float[Array, "points points"]
+
+    def project(self, M: Float[Array, "points columns"]) -> Float[Array, "points columns"]:
+        """U^T R^-1 M: coefficients of data-space columns."""
+        return self.vectors.T @ _whiten(self.root, M)
+
+
 def modes(
     K: Float[Array, "all_points all_points"],
-    noise: Float[Array, "*points_points"],
+    noise: Float[Array, "..."],
     y: Float[Array, " points"],
 ) -> Modes:
     """Diagonalise once.

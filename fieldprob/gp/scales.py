@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, polygamma
 from jaxtyping import Array, Float
 
-from fieldprob.gp.modes import Modes
+from fieldprob.gp.modes import Diagonal
 
 _LEVEL = 42.0  # log density below its maximum at which a range ends: exp(-42) is rounding error
 _MELLIN_NODES = 512
@@ -106,10 +106,10 @@ def scale_nodes(
     return jax.lax.stop_gradient(nodes)
 
 
-def posterior_nodes(modes: Modes, widths: tuple[int, ...], count: int = 401) -> Nodes:
+def posterior_nodes(data: Diagonal, widths: tuple[int, ...], count: int = 401) -> Nodes:
     """Nodes for averages over the scale given data."""
-    growth = 0.5 * jnp.sum(modes.y**2 / jnp.maximum(4 * modes.noise, modes.eigenvalues))
-    return scale_nodes(widths, modes.log_likelihood, growth, count)
+    growth = 0.5 * jnp.sum(data.y**2 / jnp.maximum(4 * data.noise, data.eigenvalues))
+    return scale_nodes(widths, data.log_likelihood, growth, count)
 
 
 def _log_gamma(z):

@@ -5,8 +5,11 @@ from fieldprob.theory import learning_curves
 from fieldprob.theory.dynamics import gradient_flow, langevin
 from fieldprob.theory.exact_linear import exact_linear
 from fieldprob.theory.infinite_width import limit
+from fieldprob.theory.ising_linear import ising_linear
+from fieldprob.theory.linear_sampler import sample_exact_linear
 from fieldprob.theory.rescaling import rescaling
 
 __all__ = [
-    "Prediction", "exact_linear", "gradient_flow", "langevin", "learning_curves", "limit", "rescaling",
+    "Prediction", "exact_linear", "gradient_flow", "ising_linear", "langevin", "learning_curves", "limit", "rescaling",
+    "sample_exact_linear",
 ]  # fmt: skip

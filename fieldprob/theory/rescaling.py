@@ -111,44 +111,49 @@ def _quadrature(modes, width):
     return average, w @ (s - scale) ** 2, log_evidence
 
 
+def action(data: gp.Diagonal, width, z, *, tree: bool):
+    """S(z) of the log scale z, up to a constant; without the log determinant at tree level."""
+    s, n = jnp.exp(z), width / 2
+    variance = data.noise + s * data.eigenvalues
+    log_det = 0.0 if tree else jnp.sum(jnp.log(variance))
+    return n * (s - z) + 0.5 * jnp.sum(data.y**2 / variance) + 0.5 * log_det
+
+
+def saddle_point(data: gp.Diagonal, width, *, tree: bool):
+    """The log scale at the saddle point of `action`, by bisection between bounds on the force of the data.
+
+    In units of noise that force is at least -s tr K / 2 and at most |y|^2 / 8.
+    """
+
+    def force(z, data):
+        return jax.grad(partial(action, data, width, tree=tree))(z) / (width / 2 * jnp.exp(z))
+
+    lower = -jnp.log1p(jnp.sum(data.eigenvalues) / (width * data.noise)) - 0.1
+    upper = jnp.log1p(jnp.sum(data.y**2) / (4 * width * data.noise)) + 0.1
+    solver = optx.Bisection(rtol=1e-15, atol=1e-15, flip=False)
+    options = {"lower": lower, "upper": upper}
+    # the interval shrinks to rounding error in 60 steps, and the residual need not
+    return optx.root_find(force, solver, (lower + upper) / 2, data, options, max_steps=64, throw=False).value
+
+
 def _saddle(modes, width, order):
-    n = width / 2
-
-    def action(z):
-        variance = modes.noise + jnp.exp(z) * modes.eigenvalues
-        log_det = 0.0 if order == "tree" else jnp.sum(jnp.log(variance))
-        return n * (jnp.exp(z) - z) + 0.5 * jnp.sum(modes.y**2 / variance) + 0.5 * log_det
-
-    z = _stationary(action, modes, n)
-    S_2 = jax.grad(jax.grad(action))(z)
+    tree, n = order == "tree", width / 2
+    z = saddle_point(modes, width, tree=tree)
+    derivatives = [partial(action, modes, width, tree=tree)]
+    for _ in range(4):
+        derivatives.append(jax.grad(derivatives[-1]))
+    S_2 = derivatives[2](z)
     averaged = partial(_at_scale, modes)
-    value = averaged(z)
-    slope = jax.jacfwd(averaged)(z)
+    value, slope = averaged(z), jax.jacfwd(averaged)(z)
     log_evidence = None
-    if order != "tree":
+    if not tree:
         normalisation = n * jnp.log(n) - gammaln(n) - 0.5 * len(modes.y) * jnp.log(2 * jnp.pi) - modes.log_det
-        log_evidence = normalisation - action(z) + 0.5 * jnp.log(2 * jnp.pi / S_2)
+        log_evidence = normalisation - derivatives[0](z) + 0.5 * jnp.log(2 * jnp.pi / S_2)
     if order == "corrected":
-        third = jax.grad(jax.grad(jax.grad(action)))
-        S_3, S_4 = third(z), jax.grad(third)(z)
+        S_3, S_4 = derivatives[3](z), derivatives[4](z)
         curvature = jax.jacfwd(jax.jacfwd(averaged))(z)
         value = jax.tree.map(lambda g, g_1, g_2: g + (g_2 - g_1 * S_3 / S_2) / (2 * S_2), value, slope, curvature)
         log_evidence = log_evidence - S_4 / (8 * S_2**2) + 5 * S_3**2 / (24 * S_2**3)
     scale, coefficients, kept, explained = value
     spread = slope[1][None] / jnp.sqrt(S_2)
     return ScaleAverage(scale, coefficients, spread, kept, explained), slope[0] ** 2 / S_2, log_evidence
-
-
-def _stationary(action, modes, n):
-    """The stationary point of the action between bounds on it: the force of the data on z is between - s tr K / noise
-    and |y|^2 / (8 noise) in whitened coordinates."""
-
-    def force(z, _):
-        return jax.grad(action)(z) / (n * jnp.exp(z))
-
-    lower = -jnp.log1p(jnp.sum(modes.eigenvalues) / (2 * n * modes.noise)) - 0.1
-    upper = jnp.log1p(jnp.sum(modes.y**2) / (8 * n * modes.noise)) + 0.1
-    solver = optx.Bisection(rtol=1e-15, atol=1e-15, flip=False)
-    options = {"lower": lower, "upper": upper}
-    # the interval shrinks to rounding error in 60 steps, and the residual need not
-    return optx.root_find(force, solver, (lower + upper) / 2, options=options, max_steps=64, throw=False).value
