@@ -36,6 +36,8 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
+    ("discrepancy", ("train_point", "output"), "y - f at the training inputs"),
+    ("discrepancy_conditional_variance", ("train_point",), "variance of f given the hidden weights"),
     ("readout_norm", (), "squared norm |a|^2 of the readout weights"),
     (r"rescaling_\d+", (), "factor that multiplies the covariance leaving layer l, 1 as width grows"),
     (

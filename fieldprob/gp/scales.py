@@ -35,7 +35,7 @@ class Nodes(NamedTuple):
 
 
 def log_density(
-    nodes: Nodes, widths: tuple[int, ...], powers: tuple[int, ...] | None = None
+    nodes: Nodes, widths: tuple, powers: tuple[int, ...] | None = None
 ) -> Float[Array, " nodes"]:
     """Log density of z = log(prod_l s_l), s_l ~ chi^2_{N_l} / N_l, times E[prod_l s_l^powers_l | z].
 
@@ -65,7 +65,7 @@ def log_density(
 
 
 def scale_nodes(
-    widths: tuple[int, ...],
+    widths: tuple,
     log_likelihood: Callable[[Float[Array, " nodes"]], Float[Array, " nodes"]],
     growth: Float[Array, ""],
     count: int = 401,
@@ -106,7 +106,7 @@ def scale_nodes(
     return jax.lax.stop_gradient(nodes)
 
 
-def posterior_nodes(data: Diagonal, widths: tuple[int, ...], count: int = 401) -> Nodes:
+def posterior_nodes(data: Diagonal, widths: tuple, count: int = 401) -> Nodes:
     """Nodes for averages over the scale given data."""
     growth = 0.5 * jnp.sum(data.y**2 / jnp.maximum(4 * data.noise, data.eigenvalues))
     return scale_nodes(widths, data.log_likelihood, growth, count)

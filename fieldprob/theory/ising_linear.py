@@ -4,7 +4,7 @@ The kernel of y = +-1 balanced over P points is g [(1 - u^2) 1 + u^2 y y^T], u =
 lambda_par = g (1 - u^2 + P u^2) along y and lambda_perp = g (1 - u^2), P - 1 times (theory 02, (36)-(38)).
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def ising_linear(
     points: int,
     bias: float,
     noise_variance: float,
-    order: Literal["exact", "tree", "saddle"] = "exact",
+    order: str = "exact",
 ) -> IsingLinear:
     """A linear network on the Ising task with its mean kernel, in closed scalar form.
 
