@@ -37,7 +37,7 @@ def at_chi(width, chi, weight_variance, readout_variance, task):
     return net, task.replace(noise_variance=task.noise_variance / chi)
 
 
-def brute_force(net, widths, draws, seed=0, chunk=20_000):
+def brute_force(net, widths, draws, seed=0, chunk=10_000):
     """Importance sampling over the hidden weights, the readout integrated out: no formula of the theory.
 
     Returns name -> (value, standard error) from the scatter of independent chunks.
@@ -94,8 +94,8 @@ def predicted(net):
 @pytest.mark.parametrize(
     ("width", "scaling", "draws"),
     [
-        ((4,), "mean-field", 800_000),
-        ((3, 4), "mean-field", 800_000),
+        ((3, 4), "mean-field", 400_000),
+        pytest.param((4,), "mean-field", 2_000_000, marks=pytest.mark.slow),
         pytest.param((4,), "standard", 2_000_000, marks=pytest.mark.slow),
         pytest.param((2, 3, 2), "standard", 2_000_000, marks=pytest.mark.slow),
         pytest.param((2, 3, 2), "mean-field", 2_000_000, marks=pytest.mark.slow),
@@ -217,7 +217,7 @@ def test_one_neuron_kernel_is_the_second_moment_over_the_scale():
 
 def test_evidence_gives_mean_and_covariance():
     """(35): <y - f> = -noise grad log p, Cov f = noise + noise (grad grad log p) noise; all by automatic derivatives."""
-    net = linear((3, 5), "mean-field", readout_variance=0.7)
+    net = linear(5, "mean-field", readout_variance=0.7)
     noise = NOISE / net.chi
 
     def log_evidence(y):
@@ -255,13 +255,13 @@ def test_scale_and_rotation_covariance():
 
 def test_duplicated_points_are_one_point_with_less_noise():
     """A singular kernel: a point seen twice with noise 2 k is a point seen once with noise k."""
-    net = linear((3, 4))
+    net = linear(3)
     twice = fp.Task(X[[0, 0, 1]], [0.7, 0.7, -1.0], [0.4, 0.4, 0.3], X[3:])
     once = fp.Task(X[:2], [0.7, -1.0], [0.2, 0.3], X[3:])
     a, b = exact_linear(net, twice), exact_linear(net, once)
     np.testing.assert_allclose(a.mean["f_test"], b.mean["f_test"], rtol=1e-10)
     np.testing.assert_allclose(a.covariance["f_test"], b.covariance["f_test"], rtol=1e-10)
-    np.testing.assert_allclose(a.mean["kernel_2"][1:, 1:], b.mean["kernel_2"], rtol=1e-10)
+    np.testing.assert_allclose(a.mean["kernel_1"][1:, 1:], b.mean["kernel_1"], rtol=1e-10)
 
 
 def test_zero_targets_and_large_and_small_noise():
@@ -272,19 +272,23 @@ def test_zero_targets_and_large_and_small_noise():
     np.testing.assert_allclose(prior.mean["kernel_1"], net.limit(jnp.asarray(X)), rtol=1e-8)
     np.testing.assert_allclose(prior.mean["readout_norm"], 1.0, rtol=1e-8)
     small = exact_linear(net, TASK.replace(noise_variance=1e-10))
-    np.testing.assert_allclose(small.mean["f"][:, 0], Y, rtol=1e-8)
+    np.testing.assert_allclose(small.mean["f"][:, 0], Y, atol=1e-9)
     assert np.all(small.variance["f"] > 0) and np.allclose(small.variance["f"], 1e-10, rtol=1e-6)
 
 
-@pytest.mark.parametrize("inputs", [X, X[:, :2], X[[0, 0, 1, 3, 4]]], ids=["regular", "singular", "duplicate"])
-def test_derivatives_in_the_variances_are_finite_differences(inputs):
+@pytest.mark.parametrize(
+    ("inputs", "depth"),
+    [(X, 1), (X[[0, 0, 1, 3, 4]], 1), pytest.param(X[:, :2], 2, marks=pytest.mark.slow)],
+    ids=["regular", "duplicate", "singular and deep"],
+)
+def test_derivatives_in_the_variances_are_finite_differences(inputs, depth):
     def value(v):
-        net = fp.Mlp((3, 4), 2, "linear", weight_variance=(v[0], v[1]), readout_variance=v[2])
-        theory = exact_linear(net, fp.Task(inputs[:3], Y, v[3], inputs[3:]))
-        return theory.log_evidence + jnp.sum(theory.mean["f_test"]) + jnp.sum(theory.mean["kernel_2"])
+        net = fp.Mlp(3, depth, "linear", weight_variance=v[0], readout_variance=v[1])
+        theory = exact_linear(net, fp.Task(inputs[:3], Y, v[2], inputs[3:]))
+        return theory.log_evidence + jnp.sum(theory.mean["f_test"]) + jnp.sum(theory.mean["kernel_1"])
 
-    at, h = jnp.array([1.2, 0.8, 0.9, 0.3]), 1e-5
-    finite = [(value(at + h * e) - value(at - h * e)) / (2 * h) for e in jnp.eye(4)]
+    at, h = jnp.array([1.2, 0.9, 0.3]), 1e-5
+    finite = [(value(at + h * e) - value(at - h * e)) / (2 * h) for e in jnp.eye(3)]
     np.testing.assert_allclose(jax.grad(value)(at), finite, rtol=1e-6)
 
 

@@ -50,18 +50,20 @@ def log_density(
         z, n = nodes.z, half[0]
         return shape[0] * z - n * jnp.exp(z) + n * jnp.log(n) - gammaln(n)
 
-    tilt = jnp.maximum(nodes.tilt, _LEAST_SHAPE - jnp.min(half))
-    tilted = shape + tilt[:, None]
-    at_saddle = jnp.sum(gammaln(tilted), axis=1)
-    reach = 9 / jnp.sqrt(jnp.sum(1 / tilted, axis=1)) + 25  # |Gamma(a + ik) / Gamma(a)| is below exp(-42) there
-    step = reach / _MELLIN_NODES
-    k = step[:, None] * jnp.arange(_MELLIN_NODES)
-    scaled = nodes.z + jnp.sum(jnp.log(half))
-    phase = sum(_log_gamma(a[:, None] + 1j * k) for a in tilted.T) - 1j * k * scaled[:, None]
-    wave = jnp.exp(phase - at_saddle[:, None]).real
-    inverse = step / jnp.pi * (jnp.sum(wave, axis=1) - wave[:, 0] / 2)
+    def invert(node):
+        z, c = node
+        tilted = shape + jnp.maximum(c, _LEAST_SHAPE - jnp.min(half))
+        at_saddle = jnp.sum(gammaln(tilted))
+        reach = 9 / jnp.sqrt(jnp.sum(1 / tilted)) + 25  # |Gamma(a + ik) / Gamma(a)| is below exp(-42) there
+        k = jnp.linspace(0.0, reach, _MELLIN_NODES)
+        scaled = z + jnp.sum(jnp.log(half))
+        phase = jnp.sum(_log_gamma(tilted + 1j * k[:, None]), axis=1) - 1j * k * scaled
+        wave = jnp.exp(phase - at_saddle).real
+        inverse = k[1] / jnp.pi * (jnp.sum(wave) - wave[0] / 2)
+        return at_saddle - (tilted - shape)[0] * scaled + jnp.log(jnp.maximum(inverse, 0.0))
+
     norm = jnp.sum(gammaln(half)) + jnp.sum((shape - half) * jnp.log(half))
-    return at_saddle - tilt * scaled - norm + jnp.log(jnp.maximum(inverse, 0.0))
+    return jax.lax.map(invert, (nodes.z, nodes.tilt)) - norm
 
 
 def scale_nodes(
