@@ -41,7 +41,8 @@ def multiscale(net, task, *, parametrisation="readout-marginal", kernel_points=N
 
     `parametrisation` says what is latent: "centred" weights with their prior scales, "non-centred" standard normals,
     "readout-marginal" the hidden weights alone, "weight-marginal" the squared norm of the readout alone (linear only).
-    It takes the place of the `face` that `fp.sample` offers. Registers `discrepancy`, y - f, beside the statistics of `fp.regression`.
+    It takes the place of the `face` that `fp.sample` offers. Registers `discrepancy`, y - f, beside the statistics of
+    `fp.regression`.
     """
     points = default_kernel_points(task) if kernel_points is None else kernel_points
     if parametrisation == "readout-marginal":
@@ -64,12 +65,12 @@ def all_weights(net, task, points, *, centred):
     def latent(name, shape, variance):
         scale = jnp.sqrt(variance)
         prior = dist.Normal(0.0, scale if centred else 1.0).expand(shape).to_event(len(shape))
-        value = numpyro.sample(name, prior)
+        value = jnp.asarray(numpyro.sample(name, prior))
         return value if centred else scale * value
 
     W = latent("weight_0", (net.widths[0], task.inputs), scales[0])
     a = latent("readout", (net.widths[0], 1), scales[1])
-    phi = net.activations[0].phi(all_inputs(task) @ W.T)
+    phi = net.activations[0].phi(jnp.matmul(all_inputs(task), W.T))
     f = phi @ a
     numpyro.sample("y", dist.Normal(f[: task.points], jnp.sqrt(net.effective_noise(task))).to_event(2), obs=task.y)
     record(task, f, None, scales[1] * phi[points] @ phi[points].T, jnp.sum(a**2))
@@ -84,7 +85,7 @@ def weight_marginal(net, task, points):
     Q = numpyro.sample("Q", dist.Gamma(N / 2, N / (2 * G)))
     numpyro.sample("y", fp.gp.Marginal(Q * K_0[:P, :P], noise), obs=task.y)
     posterior = fp.gp.condition(Q * K_0[:P, :P], noise, task.y, Q * K_0[:, :P], Q * K_0)
-    seen = posterior.covariance + posterior.mean @ posterior.mean.T
+    seen = posterior.mean @ posterior.mean.T + posterior.covariance  # pyright: ignore[reportOperatorIssue]
     kernel = G * ((1 - 1 / N) * K_0 + seen / (N * Q))
     record(task, posterior.mean, posterior.variance, kernel[np.ix_(points, points)], Q)
     return posterior.mean[:P], posterior.variance[:P]

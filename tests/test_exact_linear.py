@@ -1,4 +1,4 @@
-"""Exact deep linear networks: brute force over weights, the tables of theory 02, identities, the independent sampler."""
+"""Exact deep linear networks: brute force over weights, tables of theory 02, identities, the independent sampler."""
 
 from functools import cache
 
@@ -212,11 +212,13 @@ def test_one_neuron_kernel_is_the_second_moment_over_the_scale():
         weights.append(np.exp(-s / 2 - 0.5 * Y @ np.linalg.solve(S, Y)) * np.sqrt(s / np.linalg.det(S)))
         t = np.linalg.solve(S, Y)
         kernel = kernel + weights[-1] * (K + s * K[:, :3] @ (np.outer(t, t) - np.linalg.inv(S)) @ K[:3])
-    np.testing.assert_allclose(exact_linear(net, TASK).mean["kernel_1"], kernel / np.sum(weights), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        exact_linear(net, TASK).mean["kernel_1"], kernel / np.sum(weights), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_evidence_gives_mean_and_covariance():
-    """(35): <y - f> = -noise grad log p, Cov f = noise + noise (grad grad log p) noise; all by automatic derivatives."""
+    """(35): <y - f> = -noise grad log p, Cov f = noise + noise (grad grad log p) noise, by automatic derivatives."""
     net = linear(5, "mean-field", readout_variance=0.7)
     noise = NOISE / net.chi
 
@@ -323,9 +325,7 @@ def test_draws_of_the_raw_weights_are_normal_where_the_data_do_not_reach():
     assert kstest(np.ravel(draws["readout"]), "norm").pvalue > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("scaling", "train", "test"), [("standard", 0.6887, 0.7605), ("mean-field", 0.1692, 0.3609)]
-)
+@pytest.mark.parametrize(("scaling", "train", "test"), [("standard", 0.6887, 0.7605), ("mean-field", 0.1692, 0.3609)])
 def test_ising_scalars(scaling, train, test):
     """02 section 3.6, and the same from the P x P kernel."""
     net = linear(100, scaling, weight_variance=0.5, readout_variance=0.2)

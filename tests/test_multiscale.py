@@ -35,7 +35,7 @@ def verdicts(study):
 @pytest.mark.parametrize(
     ("parametrisation", "chi"),
     [
-        ("weight-marginal", "width"),
+        pytest.param("weight-marginal", "width", marks=pytest.mark.slow),
         ("readout-marginal", "width"),
         *(
             pytest.param(parametrisation, chi, marks=pytest.mark.slow)
@@ -61,7 +61,11 @@ def test_ranks_of_independent_draws_among_those_of_nuts_are_uniform():
     study = load("multiscale").study(**E1 | {"draws": 4000}, parametrisation="non-centred", chi="width")
     samples = study.sample(progress=False)["posterior"]
     exact = fp.theory.sample_exact_linear(jax.random.key(9), study.prior, study.task, 4000)
-    for name, of in (("f", lambda v: v[..., 0, 0]), ("readout_norm", lambda v: v), ("kernel_1", lambda v: v.trace(0, -2, -1))):
+    for name, of in (
+        ("f", lambda v: v[..., 0, 0]),
+        ("readout_norm", lambda v: v),
+        ("kernel_1", lambda v: v.trace(0, -2, -1)),
+    ):
         drawn = np.asarray(of(np.asarray(samples[name])))[:, ::10].ravel()
         assert kstest(drawn, np.asarray(of(np.asarray(exact[name])))).pvalue > 1e-6, name
 
@@ -70,10 +74,15 @@ def test_ladder_is_table_e3():
     task = fp.tasks.ising(80, 200, 0.1, noise_variance=1.0, seed=0)
     table = load("multiscale").ladder(task, widths=[100], chis=[1, "width"])
     assert [round(v, 4) for v in table["discrepancy"]] == [0.6695, 0.2182]
-    for name, errors in {"limit": (2.8e-2, 2.3), "rescaling (tree)": (2.6e-2, 1.4e-2), "rescaling": (2.4e-3, 4.0e-4)}.items():
+    for name, errors in {
+        "limit": (2.8e-2, 2.3),
+        "rescaling (tree)": (2.6e-2, 1.4e-2),
+        "rescaling": (2.4e-3, 4.0e-4),
+    }.items():
         np.testing.assert_allclose(table[name], errors, rtol=0.025)
 
 
+@pytest.mark.slow
 def test_deep_linear_study():
     """02 E7 at small size: a network of two hidden layers, sampled."""
     small = {"train": 8, "test": 4, "inputs": 12, "width": 5, "draws": 500}

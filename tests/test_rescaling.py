@@ -53,8 +53,12 @@ def test_table_e3_and_slopes_in_the_width():
     """
     task, widths = ising(4, 20, 0.1, 0.5), (40, 160, 640)
     expected = {
-        "standard": (("4.9e-02", "1.3e-02", "3.2e-03"), ("1.6e-02", "4.1e-03", "1.0e-03"), ("1.3e-04", "9.2e-06", "5.9e-07")),
-        "mean-field": (("2.6e-02", "6.7e-03", "1.7e-03"), ("7.7e-03", "1.9e-03", "4.8e-04"), ("4.2e-05", "2.6e-06", "1.6e-07")),
+        "standard": (
+            ("4.9e-02", "1.3e-02", "3.2e-03"), ("1.6e-02", "4.1e-03", "1.0e-03"), ("1.3e-04", "9.2e-06", "5.9e-07")
+        ),
+        "mean-field": (
+            ("2.6e-02", "6.7e-03", "1.7e-03"), ("7.7e-03", "1.9e-03", "4.8e-04"), ("4.2e-05", "2.6e-06", "1.6e-07")
+        ),
     }  # fmt: skip
     for scaling, table in expected.items():
         errors = []
@@ -155,7 +159,10 @@ def test_errors_of_variance_and_evidence_fall_with_width():
         row = []
         for order in ("saddle", "corrected"):
             theory = rescaling(net, task, order)
-            row += [jnp.abs(theory.variance["f"] - exact.variance["f"]).max(), abs(theory.log_evidence - exact.log_evidence)]
+            row += [
+                jnp.abs(theory.variance["f"] - exact.variance["f"]).max(),
+                abs(theory.log_evidence - exact.log_evidence),
+            ]
         errors.append(row)
     slopes = np.log(np.divide(*errors)) / np.log(4)
     np.testing.assert_allclose(slopes[:3], (1, 1, 2), atol=0.2)
@@ -227,7 +234,12 @@ def test_deep_nonlinear_factors_minimise_the_action():
 
 @pytest.mark.parametrize(
     ("order", "depth"),
-    [("tree", 1), ("saddle", 1), ("corrected", 1), pytest.param("saddle", 2, marks=pytest.mark.slow)],
+    [
+        pytest.param("tree", 1, marks=pytest.mark.slow),
+        ("saddle", 1),
+        ("corrected", 1),
+        pytest.param("saddle", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_derivatives_in_the_variances_are_finite_differences(order, depth):
     def value(v):

@@ -31,12 +31,14 @@ def test_density_is_the_integral_over_the_scale(noise, width):
         gaussian = dist.MultivariateNormal(jnp.zeros(3), s * K + covariance).log_prob(Y)
         return chi2.pdf(width * s, width) * width * s * np.exp(float(gaussian))
 
-    expected = sum(quad(integrand, *ends, epsabs=0, epsrel=1e-10, limit=200)[0] for ends in ((-50, -3), (-3, 0), (0, 4)))
+    expected = sum(
+        quad(integrand, *ends, epsabs=0, epsrel=1e-10, limit=200)[0] for ends in ((-50, -3), (-3, 0), (0, 4))
+    )
     assert np.isclose(ScaleMixture(K, noise, width).log_prob(Y), np.log(expected), rtol=1e-9)
 
 
 def test_function_without_noise_is_a_bessel_density():
-    """N = 2 and K = 1 over P points: int e^-s (2 pi s)^(-P/2) e^(-r/2s) ds = 2 (r/2)^(n/2) K_n(sqrt(2 r)) / (2 pi)^(P/2),
+    """N = 2, K = 1, P = 3: int e^-s (2 pi s)^(-P/2) e^(-r/2s) ds = 2 (r/2)^(n/2) K_n(sqrt(2 r)) / (2 pi)^(P/2) with
     n = 1 - P/2, from the origin to far out in the tail."""
     for scale in (1e-3, 1.0, 30.0, 1000.0):
         y = scale * Y
@@ -105,7 +107,9 @@ def test_batches_and_gradients():
 
     at, h = (jnp.asarray(Y), 0.7, 0.3), 1e-5
     gradient = jax.grad(value, argnums=(0, 1, 2))(*at)
-    finite = [(value(Y, *(np.array(at[1:]) + h * e)) - value(Y, *(np.array(at[1:]) - h * e))) / (2 * h) for e in np.eye(2)]
+    finite = [
+        (value(Y, *(np.array(at[1:]) + h * e)) - value(Y, *(np.array(at[1:]) - h * e))) / (2 * h) for e in np.eye(2)
+    ]
     np.testing.assert_allclose(gradient[1:], finite, rtol=1e-7)
     assert jnp.all(jnp.isfinite(gradient[0]))
 

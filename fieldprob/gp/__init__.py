@@ -24,7 +24,7 @@ from fieldprob.gp.regression import Posterior, condition
 from fieldprob.gp.superposition import OutputScaled, ScaleMixture, sample_wishart
 
 __all__ = [
-    "Covariance", "Dense", "Derivative", "Diagonal", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal", "Modes",
-    "Observed", "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack", "Values", "condition", "cross_covariance",
-    "inverse_and_log_determinant", "modes", "observe", "regress", "sample_wishart",
+    "Covariance", "Dense", "Derivative", "Diagonal", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal",
+    "Modes", "Observed", "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack", "Values", "condition",
+    "cross_covariance", "inverse_and_log_determinant", "modes", "observe", "regress", "sample_wishart",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 With noise covariance R R^T (R = 1 for a scalar noise k, which then stays k), R^-1 K R^-T = U diag(lambda) U^T:
 
-    log N(y; 0, s K + noise) = -1/2 sum_k [ (U^T R^-1 y)_k^2 / (k + s lambda_k) + log 2 pi (k + s lambda_k) ] - log det R
+    log N(y; 0, s K + noise) = -1/2 sum_j [ (U^T R^-1 y)_j^2 / v_j + log 2 pi v_j ] - log det R,   v_j = k + s lambda_j,
 
 and likewise every other s: one eigendecomposition, then O(points) for each s.
 """
@@ -91,8 +91,8 @@ def _whiten(root, M):
 def eigh(K: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues and eigenvectors of a symmetric matrix, differentiable where eigenvalues coincide.
 
-    An eigenspace is taken not to be split by the perturbation, which holds for a multiple of K, of the identity, and for
-    the null space of a Gram matrix.
+    An eigenspace is taken not to be split by the perturbation, which holds for a multiple of K or of the identity, and
+    for the null space of a Gram matrix.
 
     >>> import jax, jax.numpy as jnp
     >>> jax.grad(lambda c: eigh(c * jnp.eye(2))[0].sum())(1.0).item()

@@ -34,9 +34,7 @@ class Nodes(NamedTuple):
     tilt: Float[Array, " nodes"]
 
 
-def log_density(
-    nodes: Nodes, widths: tuple, powers: tuple[int, ...] | None = None
-) -> Float[Array, " nodes"]:
+def log_density(nodes: Nodes, widths: tuple, powers: tuple[int, ...] | None = None) -> Float[Array, " nodes"]:
     """Log density of z = log(prod_l s_l), s_l ~ chi^2_{N_l} / N_l, times E[prod_l s_l^powers_l | z].
 
     >>> nodes = scale_nodes((3,), jnp.zeros_like, jnp.zeros(()))
@@ -94,7 +92,7 @@ def scale_nodes(
         return prior + 0.5 * jnp.log(curvature) + x + log_likelihood(jnp.exp(z))
 
     def zoom(_, ends):
-        x = jnp.linspace(*ends, 101)
+        x = jnp.linspace(ends[0], ends[1], 101)
         mass = log_mass(x)
         high = mass > jnp.max(mass) - _LEVEL
         first, last = jnp.argmax(high), 100 - jnp.argmax(high[::-1])
@@ -102,7 +100,8 @@ def scale_nodes(
 
     lowest = math.log(len(widths) / 600)  # log s stays above -600 there, where exp does not underflow
     ends = jnp.full((), lowest), jnp.log(2 * (least + growth + 50))
-    x = jnp.linspace(*jax.lax.fori_loop(0, 5, zoom, jax.lax.stop_gradient(ends)), count)
+    lower, upper = jax.lax.fori_loop(0, 5, zoom, jax.lax.stop_gradient(ends))
+    x = jnp.linspace(lower, upper, count)
     _, z, curvature = saddle(x)
     nodes = Nodes(z, jnp.log(x[1] - x[0]) + x + jnp.log(curvature), jnp.exp(x) - least)
     return jax.lax.stop_gradient(nodes)

@@ -27,7 +27,7 @@ class ScaleMixture(dist.Distribution):
         noise_variance: zero for the function itself, else of the data: a scalar, (points,) or (points, points).
         widths: of the hidden layers; one integer or one for each.
 
-    `log_prob` is a quadrature over log s, exact to rounding in float64, and differentiable in value, covariance and noise.
+    `log_prob` is a quadrature over log s, exact to rounding in float64, differentiable in value, covariance and noise.
 
     Raises:
         ValueError: widths that are no positive integers, shapes that do not fit.
@@ -66,14 +66,18 @@ class ScaleMixture(dist.Distribution):
         terms = log_density(nodes, self.widths) + data.log_likelihood(jnp.exp(nodes.z))
         return jax.nn.logsumexp(terms + nodes.log_weight)
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key=None, sample_shape=()):
+        if key is None:
+            raise ValueError("key is None: give a JAX key, e.g. jax.random.key(0).")
         key_s, key_f, key_noise = jax.random.split(key, 3)
         shape = self.shape(sample_shape)
         half = jnp.asarray(self.widths, self.covariance.dtype) / 2
         scales = jax.random.gamma(key_s, half, (*shape[:-1], len(self.widths))) / half
         f = _root(self.covariance) @ jax.random.normal(key_f, (*shape, 1), self.covariance.dtype)
         noise = jax.random.normal(key_noise, (*shape, 1), self.covariance.dtype)
-        return jnp.sqrt(jnp.prod(scales, axis=-1))[..., None] * f[..., 0] + _coloured(self.noise_variance, noise)[..., 0]
+        return (
+            jnp.sqrt(jnp.prod(scales, axis=-1))[..., None] * f[..., 0] + _coloured(self.noise_variance, noise)[..., 0]
+        )
 
     @property
     def mean(self):
@@ -130,7 +134,9 @@ class OutputScaled(dist.Distribution):
         terms = rotated**2 / variance + jnp.log(2 * jnp.pi * variance)
         return -0.5 * jnp.sum(terms, axis=(-2, -1)) - outputs * data.log_det
 
-    def sample(self, key, sample_shape=()):
+    def sample(self, key=None, sample_shape=()):
+        if key is None:
+            raise ValueError("key is None: give a JAX key, e.g. jax.random.key(0).")
         key_f, key_noise = jax.random.split(key)
         shape = self.shape(sample_shape)
         f = _root(self.covariance) @ jax.random.normal(key_f, shape, self.covariance.dtype) @ _root(self.scale)

@@ -117,7 +117,7 @@ def _moments(X, y, K, noise, variances, widths):
         "mean": mean,
         "covariance": covariance,
         "log_evidence": log_evidence,
-        # as further statistics: the alignment of a mean kernel, which `predict` adds to kernels, is not the mean alignment
+        # not as `kernels`: the alignment of a mean kernel, which `predict` adds to those, is not the mean alignment
         "mean_of": {f"kernel_{layer}": kernel for layer, kernel in kernels.items()}
         | {"weight_covariance": prior * jnp.eye(X.shape[1]) + first, "readout_norm": norm[0]},
         "variance_of": {"readout_norm": norm[1] - norm[0] ** 2},

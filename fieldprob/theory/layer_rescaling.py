@@ -76,7 +76,7 @@ def _kernels(net, K_0, x):
 
 
 def _minimum(action, N, data):
-    """Minimum over log factors and the Hessian there: quasi-Newton steps from the best of several starts, then Newton's.
+    """Minimum over log factors and its Hessian: quasi-Newton steps from the best of several starts, then Newton's.
 
     For a linear network the factors at a stationary point are 1 + force / N_l, with force at most y^T noise^-1 y / 4:
     the starts lie on this curve.

@@ -1,8 +1,8 @@
 """Independent draws from the posterior of a linear network with one hidden layer (theory 02, (17)).
 
-With features F = [sqrt(g/d) X, sqrt(b)] and standard normal W the outputs are F W^T a: given Q = |a|^2 they are F theta,
-theta ~ N(0, Q), so that theta is drawn by Matheron's rule; a = sqrt(Q) u has a uniform direction u; and of W only u^T W =
-theta / sqrt(Q) is seen by the data.
+With features F = [sqrt(g/d) X, sqrt(b)] and standard normal W the outputs are F W^T a: given Q = |a|^2 they are
+F theta, theta ~ N(0, Q), so that theta is drawn by Matheron's rule; a = sqrt(Q) u has a uniform direction u; and of W
+only u^T W = theta / sqrt(Q) is seen by the data.
 """
 
 import jax
@@ -25,7 +25,7 @@ def sample_exact_linear(key, net, task, draws: int) -> dict[str, Array]:
         draws: number of draws.
 
     Returns:
-        The sites of `net.weights`, standard normal at the prior: `weight_0` (draws, N, inputs), `readout` (draws, N, 1),
+        The sites of `net.weights`, standard normal a priori: `weight_0` (draws, N, inputs), `readout` (draws, N, 1),
         `bias_0` (draws, N) if there is one; and the statistics `f` (draws, points, 1), `f_test`, `kernel_1` over all
         points, `readout_norm`, `weight_covariance` and `train_loss`.
 

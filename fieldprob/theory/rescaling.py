@@ -43,13 +43,13 @@ def rescaling(net, task, order: str = "saddle") -> Prediction:
     Returns:
         A `Prediction` named 'rescaling' (with the order, unless it is the saddle point): mean, variance and covariance
         of `f` and `f_test`; `rescaling_1`..`rescaling_L` and `readout_norm` with their variances; `kernel_0`..
-        `kernel_L`, which this theory holds to be multiples of the limit's (they are not: its factor shows in the readout
-        norm); the expected losses; the log evidence (not at tree level). Differentiable in every variance.
+        `kernel_L`, which this theory holds to be multiples of the limit's (they are not: its factor shows in the
+        readout norm); the expected losses; the log evidence (not at tree level). Differentiable in every variance.
 
     Raises:
         TypeError, ValueError: the network is not an `Mlp`, it has a readout bias, the task has several outputs or
-            operators, the noise is not positive definite, JAX is not in float64; an unknown order, or one that the depth
-            does not have.
+            operators, the noise is not positive definite, JAX is not in float64; an unknown order, or one that this
+            depth does not have.
 
     >>> import fieldprob as fp
     >>> net = fp.Mlp(width=20, activation="erf")
@@ -64,7 +64,9 @@ def rescaling(net, task, order: str = "saddle") -> Prediction:
     noise = net.effective_noise(task)
     if net.depth > 1:
         if order not in ("tree", "saddle"):
-            raise ValueError(f"order {order!r} is for one hidden layer, and net has {net.depth}: give 'tree' or 'saddle'.")
+            raise ValueError(
+                f"order {order!r} is for one hidden layer, and net has {net.depth}: give 'tree' or 'saddle'."
+            )
         moments = rescale_layers(problem, noise, tree=order == "tree")
         source = "theory 01, F8; theory 02, (60); Pacelli et al., arXiv:2209.04882"
     else:
@@ -138,18 +140,17 @@ def saddle_point(data: gp.Diagonal, width, *, tree: bool):
 def _saddle(modes, width, order):
     tree, n = order == "tree", width / 2
     z = saddle_point(modes, width, tree=tree)
-    derivatives = [partial(action, modes, width, tree=tree)]
-    for _ in range(4):
-        derivatives.append(jax.grad(derivatives[-1]))
-    S_2 = derivatives[2](z)
+    S = partial(action, modes, width, tree=tree)
+    second = jax.grad(jax.grad(S))
+    S_2 = second(z)
     averaged = partial(_at_scale, modes)
     value, slope = averaged(z), jax.jacfwd(averaged)(z)
     log_evidence = None
     if not tree:
         normalisation = n * jnp.log(n) - gammaln(n) - 0.5 * len(modes.y) * jnp.log(2 * jnp.pi) - modes.log_det
-        log_evidence = normalisation - derivatives[0](z) + 0.5 * jnp.log(2 * jnp.pi / S_2)
+        log_evidence = normalisation - S(z) + 0.5 * jnp.log(2 * jnp.pi / S_2)
     if order == "corrected":
-        S_3, S_4 = derivatives[3](z), derivatives[4](z)
+        S_3, S_4 = jax.grad(second)(z), jax.grad(jax.grad(second))(z)
         curvature = jax.jacfwd(jax.jacfwd(averaged))(z)
         value = jax.tree.map(lambda g, g_1, g_2: g + (g_2 - g_1 * S_3 / S_2) / (2 * S_2), value, slope, curvature)
         log_evidence = log_evidence - S_4 / (8 * S_2**2) + 5 * S_3**2 / (24 * S_2**3)
