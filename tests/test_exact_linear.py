@@ -130,7 +130,7 @@ def test_scale_density_of_two_layers_is_a_bessel_function():
         np.testing.assert_allclose(log_density(nodes, widths), exact, atol=1e-9)
 
 
-@pytest.mark.parametrize("widths", [(1,), (4,), (10**4,), (1, 1), (5, 8, 6), (1, 10**4), (100, 100), (1000,) * 4])
+@pytest.mark.parametrize("widths", [(1,), (10**4,), (1, 1), (1, 10**4), (1000,) * 3])
 def test_scale_moments_are_those_of_chi_squares(widths):
     """E s^k, k = -1/4, 0, 1, 2, and E s_1 s = 1 + 2/N_1, for widths from 1 to 10^4 and up to four layers."""
     from fieldprob.gp.scales import log_density, scale_nodes
@@ -280,7 +280,11 @@ def test_zero_targets_and_large_and_small_noise():
 
 @pytest.mark.parametrize(
     ("inputs", "depth"),
-    [(X, 1), (X[[0, 0, 1, 3, 4]], 1), pytest.param(X[:, :2], 2, marks=pytest.mark.slow)],
+    [
+        (X, 1),
+        pytest.param(X[[0, 0, 1, 3, 4]], 1, marks=pytest.mark.slow),
+        pytest.param(X[:, :2], 2, marks=pytest.mark.slow),
+    ],
     ids=["regular", "duplicate", "singular and deep"],
 )
 def test_derivatives_in_the_variances_are_finite_differences(inputs, depth):
@@ -301,7 +305,7 @@ def test_maps_over_noise():
     np.testing.assert_allclose(mapped[1], single, rtol=1e-12)
 
 
-@pytest.mark.parametrize("scaling", ["standard", "mean-field"])
+@pytest.mark.parametrize("scaling", [pytest.param("standard", marks=pytest.mark.slow), "mean-field"])
 def test_independent_draws_have_the_exact_moments(scaling):
     """4e4 draws; of about 100 numbers none is 6.5 standard errors away (false alarms below 1e-7)."""
     net = linear(10, scaling, weight_variance=1.2, bias_variance=(0.3, 0.0), readout_variance=0.9)

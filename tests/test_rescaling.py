@@ -175,7 +175,7 @@ def test_nonlinear_network_is_its_limit_kernel_rescaled():
     K = net.limit(jnp.asarray(X)) * net.chi / 0.8
     F = np.linalg.cholesky(K + 1e-14 * np.eye(5)) * np.sqrt(5)
     same = fp.Task(F[:3], Y, NOISE, F[3:])
-    for order in (*ORDERS, "quadrature"):
+    for order in ("saddle", "quadrature"):
         a = rescaling(net, TASK, order)
         b = rescaling(linear(7, "mean-field", readout_variance=0.8), same, order)
         np.testing.assert_allclose(a.mean["f_test"], b.mean["f_test"], rtol=1e-9)
@@ -237,7 +237,7 @@ def test_deep_nonlinear_factors_minimise_the_action():
     [
         pytest.param("tree", 1, marks=pytest.mark.slow),
         ("saddle", 1),
-        ("corrected", 1),
+        pytest.param("corrected", 1, marks=pytest.mark.slow),
         pytest.param("saddle", 2, marks=pytest.mark.slow),
     ],
 )
