@@ -155,22 +155,28 @@ def tilt(features: Float[Array, "samples points"], neurons: Neurons, vectors, co
     return Tilt(log_normaliser, jnp.exp(exponent - log_normaliser))
 
 
+def first_moment(
+    neuron: Neuron, w: Float[Array, "samples directions"], weights: Float[Array, " samples"]
+) -> Float[Array, " all_points"]:
+    """Sum over neurons of weights phi at all points."""
+    return _sum_in_chunks(lambda phi, a: phi.T @ a[:, 0], neuron, w, weights[:, None])
+
+
 def second_moments(
     neuron: Neuron, w: Float[Array, "samples directions"], weights: Float[Array, "samples sets"]
 ) -> Float[Array, "sets all_points all_points"]:
-    """Sum over neurons of weights phi phi^T at all points, for each set of weights, a few thousand neurons at a time."""
+    """Sum over neurons of weights phi phi^T at all points, for each set of weights."""
+    return _sum_in_chunks(lambda phi, a: jnp.stack([(phi * c[:, None]).T @ phi for c in a.T]), neuron, w, weights)
 
-    def add(total, chunk):
-        w, weights = chunk
-        phi = neuron.all_features(w)
-        return total + jnp.stack([(phi * a[:, None]).T @ phi for a in weights.T]), None
 
-    total = len(neuron.coordinates)
+def _sum_in_chunks(function, neuron: Neuron, w, weights):
+    # activations at test points are never all held at once
     chunks = -(-len(w) // _CHUNK)
-    padding = ((0, chunks * _CHUNK - len(w)), (0, 0)) if chunks > 1 else ((0, 0), (0, 0))
+    padding = ((0, -len(w) % chunks), (0, 0))
     split = jax.tree.map(lambda x: jnp.pad(x, padding).reshape(chunks, -1, x.shape[1]), (w, weights))
-    start = jnp.zeros((weights.shape[1], total, total))
-    return jax.lax.scan(jax.checkpoint(add), start, split)[0]
+    part = jax.checkpoint(lambda chunk: function(neuron.all_features(chunk[0]), chunk[1]))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, jax.tree.map(lambda x: x[0], split)))
+    return jax.lax.scan(lambda total, chunk: (total + part(chunk), None), start, split)[0]
 
 
 # --- quadrature -------------------------------------------------------------------------------------------------------
