@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
+    ("weight_covariance", ("input", "input_"), "first-layer weights, W^T W / neurons"),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
     # averages over data sets, along a curve of their sizes

@@ -76,13 +76,44 @@ def root(function: Callable, start: Float[Array, " n"], args: Any = (), *, rtol:
     return scale * solution.value, solution.result == optx.RESULTS.successful
 
 
+class NewtonBacktracking(optx.AbstractMinimiser):
+    """Newton's method with backtracking, for functions that return their value and, as aux, `Derivatives`.
+
+    Globally convergent for strictly convex functions; steps out of the domain (value NaN or infinite) are shortened.
+    """
+
+    rtol: float
+    atol: float = 0.0
+    norm: Callable = optx.max_norm
+
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags):
+        return jnp.array(False)
+
+    def step(self, fn, y, args, options, state, tags):
+        value, at = fn(y, args)
+        direction = -jnp.linalg.solve(at.hessian, at.gradient)
+        slope = at.gradient @ direction
+        # the last digits of a large value are noise: accept what does not rise above it
+        noise = 8 * jnp.finfo(y.dtype).eps * jnp.abs(value)
+
+        def rejected(trial):
+            size, halvings = trial
+            accepted = fn(y + size * direction, args)[0] <= value + _ARMIJO * size * slope + noise
+            return ~accepted & (halvings < _HALVINGS)
+
+        size, _ = jax.lax.while_loop(rejected, lambda trial: (trial[0] / 2, trial[1] + 1), (jnp.ones_like(value), 0))
+        y_new = y + size * direction
+        return y_new, self.norm(y_new - y) <= self.atol + self.rtol * self.norm(y_new), at
+
+    def terminate(self, fn, y, args, options, state, tags):
+        return state, optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {}
+
+
 def minimise_convex(
-    derivatives: Callable[[Array, Any], Derivatives],
-    start: Float[Array, " n"],
-    args: Any = (),
-    *,
-    rtol: float = 1e-11,
-    max_steps: int = 100,
+    derivatives: Callable[[Array, Any], Derivatives], start: Float[Array, " n"], args: Any = (), *, rtol: float = 1e-11
 ) -> tuple[Float[Array, " n"], Bool[Array, ""]]:
     """The minimum of a convex function by Newton's method with backtracking; and whether it converged.
 
@@ -97,33 +128,13 @@ def minimise_convex(
     >>> round(float(x[0]), 12), bool(converged)
     (2.0, True)
     """
-    frozen = jax.lax.stop_gradient(args)
 
-    def backtrack(x, at, step):
-        slope = at.gradient @ step
+    def function(x, args):
+        at = derivatives(x, args)
+        return at.value, at
 
-        def rejected(state):
-            size, halvings = state
-            trial = derivatives(x + size * step, frozen).value
-            # the last digits of a large value are noise: accept what does not rise above it
-            noise = 8 * jnp.finfo(x.dtype).eps * jnp.abs(at.value)
-            return ~(trial <= at.value + _ARMIJO * size * slope + noise) & (halvings < _HALVINGS)
-
-        size, _ = jax.lax.while_loop(rejected, lambda s: (s[0] / 2, s[1] + 1), (jnp.ones_like(slope), 0))
-        return x + size * step
-
-    def improve(state):
-        x, _, steps = state
-        at = derivatives(x, frozen)
-        step = -jnp.linalg.solve(at.hessian, at.gradient)
-        x_new = backtrack(x, at, step)
-        small = jnp.max(jnp.abs(x_new - x)) <= rtol * jnp.max(jnp.abs(x_new))
-        return x_new, small, steps + 1
-
-    x, converged, _ = jax.lax.while_loop(
-        lambda s: ~s[1] & (s[2] < max_steps), improve, (jax.lax.stop_gradient(start), jnp.array(False), 0)
-    )
-    return _implicit(lambda x, args: derivatives(x, args).gradient, x, args), converged & jnp.all(jnp.isfinite(x))
+    solution = optx.minimise(function, NewtonBacktracking(rtol), start, args, has_aux=True, max_steps=100, throw=False)
+    return solution.value, solution.result == optx.RESULTS.successful
 
 
 def minimise(function: Callable, start: Float[Array, " n"], args: Any = (), *, tol: float = 1e-10):
@@ -133,15 +144,5 @@ def minimise(function: Callable, start: Float[Array, " n"], args: Any = (), *, t
     >>> x.round(6).tolist()
     [3.0, 3.0]
     """
-    frozen = jax.lax.stop_gradient(args)
-    solution = optx.minimise(
-        function, optx.BFGS(rtol=tol, atol=tol), jax.lax.stop_gradient(start), frozen, max_steps=1000, throw=False
-    )
-    x = jax.lax.stop_gradient(solution.value)
-    return _implicit(jax.grad(function), x, args), solution.result == optx.RESULTS.successful
-
-
-def _implicit(gradient: Callable, x, args):
-    """One Newton step at a root, which carries the derivatives of the implicit function."""
-    solution = optx.root_find(gradient, optx.Newton(rtol=1e-6, atol=1e-6), x, args, max_steps=1, throw=False)
-    return solution.value
+    solution = optx.minimise(function, optx.BFGS(rtol=tol, atol=tol), start, args, max_steps=1000, throw=False)
+    return solution.value, solution.result == optx.RESULTS.successful

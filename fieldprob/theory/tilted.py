@@ -9,6 +9,7 @@ faster, which is refused. Averages are sums over a fixed set of neurons (`Neuron
 importance samples, or particles. On a fixed set the log normaliser stays convex in the tilt.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -29,6 +30,8 @@ _RADIAL_NODES = 80
 _ANGLES = 256
 _ARC_NODES = 6
 _WIDE = 1.7
+_STEPS = 800
+_ACCEPTANCE = 0.57
 
 
 class Neuron(eqx.Module):
@@ -251,6 +254,64 @@ def require_sample_size(theory: str, sample_size) -> None:
             f"theory {theory!r}: the effective sample size of the tilted neurons is {float(sample_size):.0f}, below "
             f"{SMALLEST_SAMPLE_SIZE:.0f}: give more samples, average='particles', or closure='gaussian'."
         )
+
+
+# --- particles --------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames="samples")
+def particles(
+    neuron: Neuron,
+    y: Float[Array, " points"],
+    noise: Float[Array, "points points"],
+    readout,
+    width,
+    start: Float[Array, " points"],
+    samples: int,
+    key,
+) -> Neurons:
+    """Neurons drawn by mean-field Langevin from the measure tilted by M = readout/width tau tau^T.
+
+    The field tau = (noise + readout <phi phi^T>)^-1 y is that of all particles, refreshed at every step of the first
+    half, then frozen, so that the particles become independent draws. Steps are Metropolis-adjusted, their size adapted
+    in the first half. Their weights make averages over the prior of the draws, up to the normaliser, which particles do
+    not know. Not differentiable through accept and reject, only through these weights.
+
+    Source: theory 02, section 4.3.
+    """
+    frozen, y, noise, readout, width, start = jax.lax.stop_gradient((neuron, y, noise, readout, width, start))
+    coupling, variance = readout / width, frozen.variance
+
+    def log_density(w, tau):
+        return coupling * (frozen.features(w) @ tau) ** 2 / 2 - jnp.sum(w**2, axis=-1) / (2 * variance)
+
+    density_and_gradient = jax.vmap(jax.value_and_grad(log_density), (0, None))
+
+    def step(state, inputs):
+        w, tau, log_size = state
+        key, adapt = inputs
+        key_z, key_u = jax.random.split(key)
+        size = variance * jnp.exp(log_size)
+        density, gradient = density_and_gradient(w, tau)
+        z = jax.random.normal(key_z, w.shape)
+        proposal = w + size * gradient + jnp.sqrt(2 * size) * z
+        density_there, gradient_there = density_and_gradient(proposal, tau)
+        back = w - proposal - size * gradient_there
+        log_ratio = density_there - density + jnp.sum(z**2, axis=1) / 2 - jnp.sum(back**2, axis=1) / (4 * size)
+        accept = jnp.log(jax.random.uniform(key_u, density.shape)) < log_ratio
+        w = jnp.where(accept[:, None], proposal, w)
+        phi = frozen.features(w)
+        field = jnp.linalg.solve(noise + readout * phi.T @ phi / samples, y)
+        tau = jnp.where(adapt, field, tau)
+        log_size = log_size + jnp.where(adapt, 0.1 * (jnp.mean(accept) - _ACCEPTANCE), 0.0)
+        return (w, tau, log_size), None
+
+    key_w, key_steps = jax.random.split(key)
+    w = jnp.sqrt(variance) * jax.random.normal(key_w, (samples, frozen.directions))
+    schedule = (jax.random.split(key_steps, _STEPS), jnp.arange(_STEPS) < _STEPS // 2)
+    (w, tau, _), _ = jax.lax.scan(step, (w, start, jnp.log(0.1)), schedule)
+    log_prior = -jnp.sum(w**2, axis=1) / (2 * neuron.variance) - neuron.directions / 2 * jnp.log(neuron.variance)
+    return Neurons(w, log_prior - log_density(w, tau) - jnp.log(samples))
 
 
 # --- the domain -------------------------------------------------------------------------------------------------------
