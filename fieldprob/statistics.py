@@ -37,6 +37,9 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
     ("weight_covariance", ("input", "input_"), "first-layer weights, W^T W / neurons"),
+    ("weight_spike", (), "mean square first-layer weight along the teacher"),
+    ("weight_bulk", (), "mean square first-layer weight in the other directions"),
+    (r"hermite_\d+", (), "coefficient of He_l in the learned function along the teacher, over test inputs"),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
     # averages over data sets, along a curve of their sizes
