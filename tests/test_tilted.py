@@ -71,8 +71,8 @@ def test_quadrature_meets_the_radial_identity(activation):
     neurons = tilted.quadrature(n)
     measure = tilted.tilt(n.features(neurons.w), neurons, VECTOR[:, None], jnp.array([coefficient]))
     expected = np.mean(1 / (1 - coefficient * growth))
-    assert np.isclose(measure.log_normaliser, np.log(expected), rtol=1e-6)
-    assert np.isclose(tilted.largest_growth(n, neurons.w, VECTOR, coefficient), 0.9, rtol=1e-6)
+    assert np.isclose(measure.log_normaliser, np.log(expected), rtol=1e-7)
+    assert np.isclose(tilted.largest_growth(n, neurons.w, VECTOR, coefficient), 0.9, rtol=3e-5)  # the grid of angles misses a kink
 
 
 def test_quadrature_in_one_direction():
@@ -105,17 +105,15 @@ def test_importance_samples_have_the_moments_of_the_quadrature():
 
 
 def test_particles_draw_from_the_self_consistent_measure():
-    """Against the saddle on the nodes of the quadrature: kernel within 6 standard errors of 4800 independent draws."""
+    """Against the saddle on a grid: kernel within 6 standard errors of 4800 independent draws."""
     n = neuron(X2, "erf")
     y, noise = jnp.array([1.5, -1.0, 0.4]), 0.2 * jnp.eye(3)
-    nodes, coupling = tilted.quadrature(n), 0.8
-    tau = jnp.zeros(3)
+    tau, coupling = np.zeros(3), 0.8
     for _ in range(400):  # a damped iteration, for a solver that shares nothing with the package
-        measure = tilted.tilt(n.features(nodes.w), nodes, tau[:, None], jnp.array([coupling]))
-        gram = tilted.second_moments(n, nodes.w, measure.probability[:, None])[0]
-        tau = 0.8 * tau + 0.2 * jnp.linalg.solve(noise + coupling * gram, y)
+        gram = grid(X2, erf, tau, coupling, 0.8, nodes=61)[1]
+        tau = 0.8 * tau + 0.2 * np.linalg.solve(noise + coupling * gram, y)
     draws = tilted.particles(n, y, noise, coupling, 1.0, jnp.zeros(3), 4800, jax.random.key(2))
-    measure = tilted.tilt(n.features(draws.w), draws, tau[:, None], jnp.array([coupling]))
+    measure = tilted.tilt(n.features(draws.w), draws, jnp.asarray(tau)[:, None], jnp.array([coupling]))
     products = n.features(draws.w)[:, :, None] * n.features(draws.w)[:, None, :]
     found = jnp.einsum("s,sab->ab", measure.probability, products)
     error = jnp.sqrt(jnp.einsum("s,sab->ab", measure.probability**2, (products - found) ** 2))

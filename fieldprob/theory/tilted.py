@@ -26,9 +26,9 @@ from fieldprob.theory.setting import Setting
 
 SMALLEST_SAMPLE_SIZE = 200.0
 _CHUNK = 4096
-_RADIAL_NODES = 80
+_RADIAL_NODES = 64
 _ANGLES = 256
-_ARC_NODES = 6
+_ARC_NODES = 12
 _WIDE = 1.7
 _STEPS = 800
 _ACCEPTANCE = 0.57
@@ -321,7 +321,7 @@ def largest_growth(neuron: Neuron, w: Float[Array, "samples directions"], vector
     """c = max over unit vectors n of coefficient * variance * (vector . phi(X n))^2 of the linearly growing part of phi.
 
     The measure tilted by M = coefficient vector vector^T is normalisable where c < 1 (02 (50)). The maximum is sought by
-    ascent from the directions of the neurons `w` in which it is largest.
+    ascent from those directions of the neurons `w` in which it is largest.
     """
     plus, minus = slopes(neuron.activation)
     X = neuron.coordinates[: neuron.points]
@@ -334,10 +334,12 @@ def largest_growth(neuron: Neuron, w: Float[Array, "samples directions"], vector
     best = units[jnp.argsort(-growth(units))[:32]]
     gradient = jax.grad(lambda n: jnp.sum(growth(n)))
 
-    def ascend(n, _):  # growth is convex on each linear piece: the gradient's own direction ascends
+    def ascend(n, size):  # to a maximum that may be a kink: steps of shrinking size
         g = gradient(n)
         norm = jnp.linalg.norm(g, axis=1, keepdims=True)
-        return jnp.where(norm > 0, g / jnp.where(norm > 0, norm, 1.0), n), growth(n)
+        n = n + size * g / jnp.where(norm > 0, norm, 1.0)
+        n = n / jnp.linalg.norm(n, axis=1, keepdims=True)
+        return n, growth(n)
 
-    _, values = jax.lax.scan(ascend, best, length=50)
+    _, values = jax.lax.scan(ascend, best, 0.3 * 0.8 ** jnp.arange(80))
     return jnp.max(values)

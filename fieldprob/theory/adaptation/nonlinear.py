@@ -33,7 +33,7 @@ class Data(NamedTuple):
     N: Any
 
 
-class _At(NamedTuple):
+class Measure(NamedTuple):
     """A field `tau`, and the tilted measure there."""
 
     tau: Float[Array, " points"]
@@ -43,22 +43,22 @@ class _At(NamedTuple):
     log_normaliser: Float[Array, ""]
 
 
-class _Loop(NamedTuple):
+class Loop(NamedTuple):
     """The gradient `t` of ln det M at all points, and the probabilities corrected by the loop."""
 
     t: Float[Array, " all_points"]
     probability: Float[Array, " samples"]
 
 
-def _at(tau, features, neurons: Neurons, data: Data) -> _At:
+def measure_at(tau, features, neurons: Neurons, data: Data) -> Measure:
     measure = tilt(features, neurons, tau[:, None], jnp.asarray(data.G / data.N)[None])
-    return _At(tau, features, measure.probability, features @ tau, measure.log_normaliser)
+    return Measure(tau, features, measure.probability, features @ tau, measure.log_normaliser)
 
 
 def action(tau: Float[Array, " points"], args: tuple[Float[Array, "samples points"], Neurons, Data]) -> Derivatives:
     """The convex function -tau . y + tau . noise tau / 2 + 𝒦(tau) that the saddle minimises, with its derivatives."""
     features, neurons, data = args
-    at = _at(tau, features, neurons, data)
+    at = measure_at(tau, features, neurons, data)
     g = features.T @ (at.probability * at.u)
     curvature = at.probability * (data.G + data.G**2 / data.N * at.u**2)
     return Derivatives(
@@ -73,14 +73,14 @@ def saddle(neuron: Neuron, neurons: Neurons, data: Data, start: Float[Array, " p
     """The field at the saddle, whether it was found, and the effective sample size of the measure there."""
     features = neuron.features(neurons.w)
     tau, converged = minimise_convex(action, start, (features, neurons, data))
-    return tau, converged, 1 / jnp.sum(_at(tau, features, neurons, data).probability ** 2)
+    return tau, converged, 1 / jnp.sum(measure_at(tau, features, neurons, data).probability ** 2)
 
 
 @jax.jit
 def tree(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
     """Means, covariance, kernel and weights at the saddle, and the evidence with its determinant (31)."""
-    at = _at(tau, neuron.features(neurons.w), neurons, data)
-    gram, H = _grams(neuron, neurons, at, data)
+    at = measure_at(tau, neuron.features(neurons.w), neurons, data)
+    gram, H = grams(neuron, neurons, at, data)
     M, cross = _coupling(H, data)
     log_det = jnp.linalg.slogdet(M)[1]
     covariance = H - cross @ jnp.linalg.solve(M, cross.T)
@@ -100,10 +100,10 @@ def tree(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " point
 @jax.jit
 def one_loop(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
     """Mean, kernel and weights to one loop about the saddle, (32) and (44)."""
-    at = _at(tau, neuron.features(neurons.w), neurons, data)
-    gram, H = _grams(neuron, neurons, at, data)
+    at = measure_at(tau, neuron.features(neurons.w), neurons, data)
+    gram, H = grams(neuron, neurons, at, data)
     M, cross = _coupling(H, data)
-    loop = _loop(neuron, neurons, at, data, H, response=True)
+    loop = loop_correction(neuron, neurons, at, data, H, response=True)
     points = len(tau)
     mean = data.G * gram[:, :points] @ tau - (loop.t - cross @ jnp.linalg.solve(M, loop.t[:points])) / 2
     return {"mean": mean, **_observables(neuron, neurons, loop.probability, data)}
@@ -128,17 +128,17 @@ def _self_consistent(neuron, neurons, data, tau):
 
     def defect(tau, args):
         neuron, neurons, data = args
-        at = _at(tau, features, neurons, data)
-        gram, H = _grams(neuron, neurons, at, data)
-        loop = _loop(neuron, neurons, at, data, H, response=False)
+        at = measure_at(tau, features, neurons, data)
+        gram, H = grams(neuron, neurons, at, data)
+        loop = loop_correction(neuron, neurons, at, data, H, response=False)
         return data.noise @ tau + data.G * gram @ tau - data.y - loop.t / 2
 
     args = (inside, neurons, data)
     shift = jnp.linalg.solve(action(tau, (features, neurons, data)).hessian, -defect(tau, args))
     tau, converged = root(defect, tau + shift, args)
-    at = _at(tau, features, neurons, data)
-    gram, H = _grams(neuron, neurons, at, data)
-    loop = _loop(neuron, neurons, at, data, H, response=False)
+    at = measure_at(tau, features, neurons, data)
+    gram, H = grams(neuron, neurons, at, data)
+    loop = loop_correction(neuron, neurons, at, data, H, response=False)
     mean = data.G * gram[:, :points] @ tau - loop.t / 2
     return tau, converged, {"mean": mean, **_observables(neuron, neurons, loop.probability, data)}
 
@@ -152,7 +152,7 @@ def _observables(neuron: Neuron, neurons: Neurons, probability, data: Data) -> d
     return {"kernel": data.G * gram, "weights": _weights(neuron, neurons, probability)}
 
 
-def _grams(neuron: Neuron, neurons: Neurons, at: _At, data: Data):
+def grams(neuron: Neuron, neurons: Neurons, at: Measure, data: Data):
     """<phi phi^T> and H, at all points."""
     curvature = data.G + data.G**2 / data.N * at.u**2
     gram, H = second_moments(neuron, neurons.w, jnp.stack([at.probability, at.probability * curvature], axis=1))
@@ -166,7 +166,7 @@ def _coupling(H, data: Data):
     return data.noise + H[:points, :points], H[:, :points]
 
 
-def _loop(neuron: Neuron, neurons: Neurons, at: _At, data: Data, H, *, response: bool) -> _Loop:
+def loop_correction(neuron: Neuron, neurons: Neurons, at: Measure, data: Data, H, *, response: bool) -> Loop:
     """The loop's forces; `response` says whether tau follows the saddle when an observable is added to the action."""
     G, N, p, u = data.G, data.N, at.probability, at.u
     M, cross = _coupling(H, data)
@@ -182,7 +182,7 @@ def _loop(neuron: Neuron, neurons: Neurons, at: _At, data: Data, H, *, response:
     if response:
         Mt = M_inverse @ t[: len(g)]
         change = change - G / N * (u * (at.features @ Mt) - g @ Mt)
-    return _Loop(t, p * (1 - change / 2))
+    return Loop(t, p * (1 - change / 2))
 
 
 @jax.jit
@@ -196,7 +196,7 @@ def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Arr
     def block(neurons):
         features = neuron.features(neurons.w)
         tau_block = tau - jnp.linalg.solve(M, action(tau, (features, neurons, data)).gradient)
-        at = _at(tau_block, features, neurons, data)
+        at = measure_at(tau_block, features, neurons, data)
         found = _observables(neuron, neurons, at.probability, data)
         return {"tau": tau_block, "mean": found["kernel"][:, : len(tau)] @ tau_block, **found}
 
