@@ -1,9 +1,12 @@
 """The mean-field limit: one solution, found from two sides."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import erf
 
 import fieldprob as fp
 
@@ -16,11 +19,11 @@ def mean_field(N, activation, task=TASK, **options):
     return fp.theory.mean_field(fp.Mlp(N, 1, activation, 1.5, scaling="mean-field"), task, **options)
 
 
-@pytest.mark.parametrize("activation", ["linear", "erf", "relu", "tanh"])
+@pytest.mark.parametrize("activation", ["linear", "erf", "relu"])
 def test_it_is_adaptation_at_any_width(activation):
     """02 (30b), (49): nothing but the scale of the kernel depends on the width; to solver precision."""
     adapted = fp.theory.adaptation(fp.Mlp(16, 1, activation, 1.5, scaling="mean-field"), TASK)
-    for N in (16, 64, 256):
+    for N in (16, 256):
         theory = mean_field(N, activation)
         for name, scale in (("f", 1), ("f_test", 1), ("weight_covariance", 1), ("kernel_1", N / 16)):
             np.testing.assert_allclose(theory.mean[name] * scale, adapted.mean[name], rtol=1e-9, atol=1e-12)
@@ -29,8 +32,6 @@ def test_it_is_adaptation_at_any_width(activation):
 
 def test_the_self_consistent_measure_by_hand():
     """F16-F17 of theory 01, iterated with damping on a grid in plain NumPy."""
-    from scipy.special import erf
-
     x = np.linspace(-7, 7, 161) * np.sqrt(0.75)
     w = np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1).reshape(-1, 2)
     phi, phi_test = erf(w @ X.T), erf(w @ np.asarray(TASK.X_test).T)
@@ -47,19 +48,15 @@ def test_the_self_consistent_measure_by_hand():
     np.testing.assert_allclose(theory.mean["weight_covariance"], (w.T * p) @ w, atol=1e-9)
 
 
-@pytest.mark.parametrize("samples", [9_600, 48_000])
-def test_two_sides_agree_when_sampled_and_their_error_is_right(samples):
+def test_two_sides_agree_when_sampled_and_their_error_is_right():
     """Importance samples against the quadrature, 6 standard errors."""
-    exact, theory = mean_field(32, "erf"), mean_field(32, "erf", average="importance", samples=samples, key=KEY)
+    exact, theory = mean_field(32, "erf"), mean_field(32, "erf", average="importance", key=jax.random.key(4))
     for name, error in theory.error.items():
         assert np.all(np.abs(theory.mean[name] - exact.mean[name]) < 6 * error + 1e-12), name
 
 
-KEY = jax.random.key(4)
-
-
 def test_disagreement_of_the_two_sides_is_not_converged(monkeypatch):
-    module = __import__("importlib").import_module("fieldprob.theory.mean_field")
+    module = importlib.import_module("fieldprob.theory.mean_field")
     honest = module.find_saddle
 
     def dishonest(*arguments, tilted, **options):

@@ -72,7 +72,9 @@ def test_quadrature_meets_the_radial_identity(activation):
     measure = tilted.tilt(n.features(neurons.w), neurons, VECTOR[:, None], jnp.array([coefficient]))
     expected = np.mean(1 / (1 - coefficient * growth))
     assert np.isclose(measure.log_normaliser, np.log(expected), rtol=1e-7)
-    assert np.isclose(tilted.largest_growth(n, neurons.w, VECTOR, coefficient), 0.9, rtol=3e-5)  # the grid of angles misses a kink
+    assert np.isclose(
+        tilted.largest_growth(n, neurons.w, VECTOR, coefficient), 0.9, rtol=3e-5
+    )  # the grid of angles misses a kink
 
 
 def test_quadrature_in_one_direction():
@@ -82,7 +84,9 @@ def test_quadrature_in_one_direction():
     assert n.directions == 1
     p = jnp.exp(neurons.log_weights)
     assert np.isclose(p.sum(), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(n.weight_covariance((neurons.w * p[:, None]).T @ neurons.w), 0.32 * np.eye(5), atol=1e-12)
+    np.testing.assert_allclose(
+        n.weight_covariance((neurons.w * p[:, None]).T @ neurons.w), 0.32 * np.eye(5), atol=1e-12
+    )
 
 
 def test_importance_samples_have_the_moments_of_the_quadrature():

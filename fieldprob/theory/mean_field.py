@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from fieldprob.activations import Linear
 from fieldprob.prediction import Prediction
-from fieldprob.theory.adaptation.averages import Average, find_saddle
+from fieldprob.theory.adaptation.averages import find_saddle
 from fieldprob.theory.adaptation.linear import adaptation_linear
 from fieldprob.theory.adaptation.nonlinear import standard_errors
 from fieldprob.theory.adaptation.theory import neuron_and_data, saddle_prediction
@@ -26,7 +26,7 @@ _RELATIVE = 1e-6
 _STANDARD_ERRORS = 10.0  # of differences at many points, each error from 16 blocks
 
 
-def mean_field(net, task, *, average: Average = "auto", samples: int = 48_000, key=None) -> Prediction:
+def mean_field(net, task, *, average: str = "auto", samples: int = 48_000, key=None) -> Prediction:
     """The mean-field posterior of a network with one hidden layer.
 
     The tree level of `adaptation`, found twice: from the prior of a neuron and from its Gaussian closure, which lie on
@@ -75,5 +75,4 @@ def mean_field(net, task, *, average: Average = "auto", samples: int = 48_000, k
             f"{float(jnp.max(difference / jnp.max(jnp.abs(sides[1].tau)))):.1g}: give more samples."
         )
     evidence = average != "particles"
-    found = saddle_prediction("mean field", problem, neuron, data, sides[1], "tree", evidence=evidence)
-    return found
+    return saddle_prediction("mean field", problem, neuron, data, sides[1], "tree", evidence=evidence)

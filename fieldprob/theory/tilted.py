@@ -178,7 +178,9 @@ def _sum_in_chunks(function, neuron: Neuron, w, weights):
     padding = ((0, -len(w) % chunks), (0, 0))
     split = jax.tree.map(lambda x: jnp.pad(x, padding).reshape(chunks, -1, x.shape[1]), (w, weights))
     part = jax.checkpoint(lambda chunk: function(neuron.all_features(chunk[0]), chunk[1]))
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, jax.tree.map(lambda x: x[0], split)))
+    start = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, jax.tree.map(lambda x: x[0], split))
+    )
     return jax.lax.scan(lambda total, chunk: (total + part(chunk), None), start, split)[0]
 
 

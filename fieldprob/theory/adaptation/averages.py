@@ -1,6 +1,6 @@
 """The set of neurons on which the tilted measure is averaged, fitted to it, and the saddle on that set."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from fieldprob.theory.tilted import (
     tilt,
 )
 
-Average = Literal["auto", "quadrature", "importance", "particles"]
 _ROUNDS = 4
 _BLOCK = 48  # samples come in multiples: 3 parts of the mixture, 16 blocks of the errors
 
@@ -35,8 +34,12 @@ class Saddle(NamedTuple):
     sampled: bool
 
 
-def find_saddle(theory: str, neuron: Neuron, data: Data, average: Average, samples: int, key, *, tilted: bool) -> Saddle:
-    """The saddle (40), from the Gaussian closure (`tilted`) or from the prior.
+def find_saddle(
+    theory: str, neuron: Neuron, data: Data, average: str, samples: int, key, *, tilted: bool | None = None
+) -> Saddle:
+    """The saddle (40), searched for from the Gaussian closure (`tilted`) or from the prior.
+
+    The action is convex, so that either start will do; by default the closure where it serves as a proposal.
 
     Raises:
         ValueError: no key for a random average; a low effective sample size; no convergence; a tilt beyond the domain
@@ -48,7 +51,7 @@ def find_saddle(theory: str, neuron: Neuron, data: Data, average: Average, sampl
         raise ValueError(f"average={average!r}: give 'auto', 'quadrature', 'importance' or 'particles'.")
     if average != "quadrature" and key is None:
         raise ValueError(f"average={average!r} draws neurons at random: give key=jax.random.key(0).")
-    base, tau = _start(neuron, data, tilted)
+    base, tau = _start(neuron, data, average != "quadrature" if tilted is None else tilted)
     if average == "quadrature":
         neurons = quadrature(neuron)
         tau = _solve(theory, neuron, neurons, data, tau)

@@ -1,82 +1,154 @@
-"""Kernel adaptation of a linear network, in the eigen-coordinates of the whitened kernel.
+"""Kernel adaptation of a linear network: one scalar equation at tree level, three with the self-consistent loop.
 
-In the coordinates of `_Modes` the noise is one and K_0 is diagonal: the saddle (25) is one scalar equation, the
-self-consistent loop (33) three, and every prediction costs two products of (all points, points) matrices.
+The scalars are found in the eigen-coordinates of the whitened kernel, O(points) an iteration after one
+eigendecomposition. Everything else follows from them by one Cholesky factor of A = noise + Q K_0, and derivatives from
+the equations in matrix form, so that degenerate eigenvalues (more points than inputs) do no harm.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Float
 
 from fieldprob.theory.setting import Setting
-from fieldprob.theory.solvers import bracketed_root, require_converged, root
+from fieldprob.theory.solvers import bracketed_root, implicit_root, require_converged, root
 
 
-class _Modes(NamedTuple):
-    """`transform` (points, modes) takes coordinates of a mode to the conjugate field, its transpose data to modes."""
-
-    N: int
-    G: Float[Array, ""] | float
-    eigenvalues: Float[Array, " modes"]
-    y: Float[Array, " modes"]
-    transform: Float[Array, "points modes"]
-    log_volume: Float[Array, ""]
+class _Data(NamedTuple):
+    K: Float[Array, "points points"]
+    noise: Float[Array, "points points"]
+    y: Float[Array, " points"]
+    G: Any
+    N: Any
 
 
 class _State(NamedTuple):
-    """The field `tau` in modes, the readout norm Q (25), and what (34) makes of the determinant of M.
-
-    `inverse` is diag A^-1, `rho` 1/(1 + 2 Q^2 r / N), `slope` d ln det M / dQ at fixed tau, and `b` A^-1 K_0 tau.
-    """
+    """A field `tau` at readout norm Q, and what of (34) follows: the Cholesky factor of A, `v` K_0 tau, `b` A^-1 v,
+    `rho` 1/(1 + 2 Q^2 v.b / N), and `gain` G/N v.tau, which is 1 - G/Q at the saddle."""
 
     Q: Float[Array, ""]
-    tau: Float[Array, " modes"]
-    inverse: Float[Array, " modes"]
-    b: Float[Array, " modes"]
+    factor: Float[Array, "points points"]
+    tau: Float[Array, " points"]
+    v: Float[Array, " points"]
+    b: Float[Array, " points"]
     rho: Float[Array, ""]
-    slope: Float[Array, ""]
+    gain: Float[Array, ""]
+
+    def solve(self, x):
+        return cho_solve((self.factor, True), x)
 
 
 def adaptation_linear(problem: Setting, order: str) -> dict:
     """Arguments of `predict` for a linear network at `order`."""
     P, K = problem.points, problem.kernel_0
-    modes = _modes(problem)
-    tree = _tree(modes)
-    N, G, lam = modes.N, modes.G, modes.eigenvalues
-    B = K[:, :P] @ modes.transform
+    data = _Data(K[:P, :P], problem.noise, problem.y, problem.readout, problem.widths[0])
+    N, G = data.N, data.G
+    modes = jax.lax.stop_gradient(_modes(problem))
+    Q_tree = _tree_root(modes)
+    tree = _tree(implicit_root(_tree_defect, Q_tree, data), data)
 
-    # fluctuations of the tree level, (27) in its scalar form
-    Q = tree.Q
-    m = B @ (tree.tau * tree.inverse)
-    stiffness = N / (2 * Q**2) + jnp.sum(lam**2 * tree.tau**2 * tree.inverse)
-    covariance = Q * K - Q**2 * (B * tree.inverse) @ B.T + jnp.outer(m, m) / stiffness
+    # fluctuations of tree level, (27) in its scalar form
+    cross = K[:, :P]
+    half = solve_triangular(tree.factor, cross.T, lower=True)
+    m = half.T @ solve_triangular(tree.factor, data.noise @ tree.tau, lower=True)
+    stiffness = N / (2 * tree.Q**2) + tree.v @ tree.b
+    covariance = tree.Q * K - tree.Q**2 * half.T @ half + jnp.outer(m, m) / stiffness
 
-    state = _self_consistent(modes, tree) if order == "self-consistent" else tree
-    mean = state.Q * (B @ state.tau)
-    response = jnp.zeros_like(state.tau)  # z = M^-1 grad ln det M
+    state, slope, response = tree, 0.0, jnp.zeros_like(tree.tau)
+    if order == "self-consistent":
+        scalars = implicit_root(_loop_defect, _loop_root(modes, Q_tree), data)
+        state, slope = _loop_state(scalars, data), scalars[1]
+    mean = state.Q * cross @ state.tau
+    c = 2 * state.Q**2 / N
+    if order == "one-loop":
+        slope = _slope(state, data)
+        force = c * (slope * state.v + 2 * state.rho * data.K @ state.b)
+        response = state.solve(force) - c * state.rho * (state.b @ force) * state.b  # M^-1 grad ln det M
+        mean = mean + (state.Q * cross @ response + c * (state.v @ response) * (cross @ state.tau)) / 2
     if order != "tree":
-        c = 2 * state.Q**2 / N
-        force = _force(modes, state)
-        mean = mean - (c * state.slope * (B @ state.tau) + 2 * c * state.rho * (B @ state.b)) / 2
-        if order == "one-loop":
-            response = state.inverse * force - c * state.rho * (state.b @ force) * state.b
-            shift = state.Q * (B @ response) + c * (B @ state.tau) * (lam * state.tau @ response)
-            mean = mean + shift / 2
+        mean = mean - c * (cross @ (slope * state.tau / 2 + state.rho * state.b))
 
     def second_moment(prior, F):
-        return prior + 2 / N * _source(modes, state, response, F, loop=order != "tree")
+        """prior + 2/N F D F^T, with D = d ln p(y) / dK_0 at tree level or with its loop, (14) and (28)."""
+        tau, b, z = F @ state.tau, F @ state.b, F @ response
+        source = state.Q / 2 * jnp.outer(tau, tau)
+        if order != "tree":
+            whitened = solve_triangular(state.factor, F.T, lower=True)
+            mixed = state.rho * c * jnp.outer(b, tau - state.Q / 2 * b) - state.Q / 2 * jnp.outer(z, tau)
+            along = (slope - response @ state.v) * state.Q**2 / N * jnp.outer(tau, tau)
+            source = source - (state.Q * whitened.T @ whitened + mixed + mixed.T + along) / 2
+        return prior + 2 / N * source
 
     X = problem.X[:P]
     s = problem.weight_variance[0] / X.shape[1]
     return {
         "mean": mean,
         "covariance": (covariance + covariance.T) / 2,
-        "kernels": {0: K, 1: G * second_moment(K, B)},
-        "log_evidence": _log_evidence(modes, tree),
-        "mean_of": {"weight_covariance": second_moment(s * jnp.eye(X.shape[1]), s * X.T @ modes.transform)},
+        "kernels": {0: K, 1: G * second_moment(K, cross)},
+        "log_evidence": _log_evidence(tree, data),
+        "mean_of": {"weight_covariance": second_moment(s * jnp.eye(X.shape[1]), s * X.T)},
     }
+
+
+def _state(Q, factor, tau, data: _Data) -> _State:
+    v = data.K @ tau
+    b = cho_solve((factor, True), v)
+    rho = 1 / (1 + 2 * Q**2 / data.N * (v @ b))
+    return _State(Q, factor, tau, v, b, rho, data.G / data.N * (v @ tau))
+
+
+def _tree(Q, data: _Data) -> _State:
+    factor = jnp.linalg.cholesky(data.noise + Q * data.K)
+    return _state(Q, factor, cho_solve((factor, True), data.y), data)
+
+
+def _tree_defect(Q, data: _Data):
+    return data.G / Q - 1 + _tree(Q, data).gain
+
+
+def _slope(state: _State, data: _Data):
+    """d ln det M / dQ at fixed tau."""
+    trace = jnp.trace(state.solve(data.K))
+    r, bKb = state.v @ state.b, state.b @ data.K @ state.b
+    return trace + state.rho * (4 * state.Q * r - 2 * state.Q**2 * bKb) / data.N
+
+
+def _loop_state(scalars, data: _Data) -> _State:
+    """The field of (33), linear in y given Q, slope and rho."""
+    Q, slope, rho = scalars
+    factor = jnp.linalg.cholesky(data.noise + Q * data.K)
+    whitened = solve_triangular(factor, data.K, lower=True)
+    c = 2 * Q**2 / data.N
+    tau = jnp.linalg.solve(data.noise + (Q - c * slope / 2) * data.K - c * rho * whitened.T @ whitened, data.y)
+    return _state(Q, factor, tau, data)
+
+
+def _loop_defect(scalars, data: _Data):
+    state = _loop_state(scalars, data)
+    return jnp.stack([data.G / state.Q - 1 + state.gain, _slope(state, data) - scalars[1], state.rho - scalars[2]])
+
+
+def _log_evidence(tree: _State, data: _Data) -> Float[Array, ""]:
+    """One loop, (31)."""
+    tau = tree.tau
+    action = tau @ (data.noise @ tau / 2 - data.y) + data.N / 2 * jnp.log(tree.Q / data.G)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(tree.factor))) - jnp.log(tree.rho)
+    return action - log_det / 2 - len(tau) / 2 * jnp.log(2 * jnp.pi)
+
+
+# --- the scalars, in eigen-coordinates --------------------------------------------------------------------------------
+
+
+class _Modes(NamedTuple):
+    """The whitened problem, in which the noise is one and K_0 diagonal."""
+
+    eigenvalues: Float[Array, " modes"]
+    y: Float[Array, " modes"]
+    G: Any
+    N: Any
 
 
 def _modes(problem: Setting) -> _Modes:
@@ -84,28 +156,11 @@ def _modes(problem: Setting) -> _Modes:
     R = problem.whitener()
     K = R @ problem.kernel_0[:P, :P] @ R.T
     eigenvalues, U = jnp.linalg.eigh((K + K.T) / 2)
-    return _Modes(
-        N=problem.widths[0],
-        G=problem.readout,
-        eigenvalues=jnp.maximum(eigenvalues, 0.0),
-        y=U.T @ (R @ problem.y),
-        transform=R.T @ U,
-        log_volume=jnp.sum(jnp.log(jnp.diagonal(R))),
-    )
+    return _Modes(jnp.maximum(eigenvalues, 0.0), U.T @ (R @ problem.y), problem.readout, problem.widths[0])
 
 
-def _state(modes: _Modes, Q, tau) -> _State:
-    lam, N = modes.eigenvalues, modes.N
-    inverse = 1 / (1 + Q * lam)
-    b = lam * tau * inverse
-    r = jnp.sum(lam * tau * b)
-    rho = 1 / (1 + 2 * Q**2 * r / N)
-    slope = jnp.sum(lam * inverse) + rho * (4 * Q * r / N - 2 * Q**2 / N * jnp.sum(lam * b**2))
-    return _State(Q, tau, inverse, b, rho, slope)
-
-
-def _tree(modes: _Modes) -> _State:
-    """The saddle (25): 1/Q + sum of lambda y^2 / (1 + Q lambda)^2 / N = 1/G, with Q in [G, G (1 + |y|^2 / 4N)]."""
+def _tree_root(modes: _Modes) -> Float[Array, ""]:
+    """Q of (25): 1/Q + sum of lambda y^2 / (1 + Q lambda)^2 / N = 1/G, between G and G (1 + |y|^2 / 4N)."""
 
     def defect(log_ratio, modes):
         Q = modes.G * jnp.exp(log_ratio)
@@ -113,57 +168,32 @@ def _tree(modes: _Modes) -> _State:
         return jnp.exp(-log_ratio) + modes.G * target / modes.N - 1
 
     upper = jnp.log1p(jnp.sum(modes.y**2) / (4 * modes.N))
-    Q = modes.G * jnp.exp(bracketed_root(defect, jnp.zeros_like(upper), upper, modes))
-    return _state(modes, Q, modes.y / (1 + Q * modes.eigenvalues))
+    return modes.G * jnp.exp(bracketed_root(defect, jnp.zeros_like(upper), upper, modes))
 
 
-def _force(modes: _Modes, state: _State) -> Float[Array, " modes"]:
-    """Gradient of ln det M with respect to tau, (34)."""
-    c = 2 * state.Q**2 / modes.N
-    return c * modes.eigenvalues * (state.slope * state.tau + 2 * state.rho * state.b)
+def _loop_root(modes: _Modes, Q_tree) -> Float[Array, " scalars"]:
+    """Q, slope and rho of `_loop_defect`, near their values at tree level."""
 
+    def measured(Q, tau):
+        b = modes.eigenvalues * tau / (1 + Q * modes.eigenvalues)
+        r, bKb = jnp.sum(modes.eigenvalues * tau * b), jnp.sum(modes.eigenvalues * b**2)
+        rho = 1 / (1 + 2 * Q**2 * r / modes.N)
+        trace = jnp.sum(modes.eigenvalues / (1 + Q * modes.eigenvalues))
+        return trace + rho * (4 * Q * r - 2 * Q**2 * bKb) / modes.N, rho
 
-def _self_consistent(modes: _Modes, tree: _State) -> _State:
-    """The stationary point (33) of the one-loop effective action: each mode is explicit given Q, rho and slope."""
+    slope_tree, rho_tree = measured(Q_tree, modes.y / (1 + Q_tree * modes.eigenvalues))
 
-    def solve(x, modes):
-        Q, slope, rho = tree_Q * jnp.exp(x[0]), tree_slope * x[1], x[2]
-        lam, c = modes.eigenvalues, 2 * Q**2 / modes.N
-        tau = modes.y / (1 + Q * lam - c * lam * (slope / 2 + rho * lam / (1 + Q * lam)))
-        return _state(modes, Q, tau)
+    def scalars(x):
+        return Q_tree * jnp.exp(x[0]), slope_tree * x[1], x[2]
 
     def defect(x, modes):
-        state = solve(x, modes)
-        gain = 1 - modes.G / modes.N * jnp.sum(modes.eigenvalues * state.tau**2)
-        return jnp.stack([modes.G / state.Q - gain, state.slope / tree_slope - x[1], state.rho - x[2]])
+        (Q, slope, rho), lam = scalars(x), modes.eigenvalues
+        c = 2 * Q**2 / modes.N
+        tau = modes.y / (1 + Q * lam - c * lam * (slope / 2 + rho * lam / (1 + Q * lam)))
+        slope_there, rho_there = measured(Q, tau)
+        gain = modes.G / modes.N * jnp.sum(lam * tau**2)
+        return jnp.stack([modes.G / Q - 1 + gain, slope_there / slope_tree - x[1], rho_there - rho])
 
-    tree_Q, tree_slope = tree.Q, tree.slope
-    start = jnp.stack([jnp.zeros_like(tree.Q), jnp.ones_like(tree.Q), tree.rho])
-    x, converged = root(defect, start, modes)
+    x, converged = root(defect, jnp.stack([jnp.zeros_like(Q_tree), jnp.ones_like(Q_tree), rho_tree]), modes)
     advice = "the loop correction is not small, use order='one-loop', or a wider network."
-    return solve(require_converged("the self-consistent loop", converged, advice, x), modes)
-
-
-def _source(modes: _Modes, state: _State, response, F, *, loop: bool):
-    """F D F^T, with D the derivative of ln p(y) by the kernel of the data, of which (14) and (28) are made."""
-    Q, rho, N = state.Q, state.rho, modes.N
-    tau, b, z = F @ state.tau, F @ state.b, F @ response
-    if not loop:
-        return Q / 2 * jnp.outer(tau, tau)
-    c = 2 * Q**2 / N
-    along = state.slope - response @ (modes.eigenvalues * state.tau)
-    determinant = (
-        Q * (F * state.inverse) @ F.T
-        + rho * c * (jnp.outer(b, tau) + jnp.outer(tau, b) - Q * jnp.outer(b, b))
-        + along * Q**2 / N * jnp.outer(tau, tau)
-        - Q / 2 * (jnp.outer(z, tau) + jnp.outer(tau, z))
-    )
-    determinant = (determinant + determinant.T) / 2
-    return Q / 2 * jnp.outer(tau, tau) - determinant / 2
-
-
-def _log_evidence(modes: _Modes, tree: _State) -> Float[Array, ""]:
-    """One loop, (31)."""
-    action = -tree.tau @ modes.y + tree.tau @ tree.tau / 2 + modes.N / 2 * jnp.log(tree.Q / modes.G)
-    log_det = jnp.sum(jnp.log1p(tree.Q * modes.eigenvalues)) - jnp.log(tree.rho)
-    return action - log_det / 2 - len(modes.y) / 2 * jnp.log(2 * jnp.pi) + modes.log_volume
+    return jnp.stack(scalars(require_converged("the self-consistent loop", converged, advice, x)))

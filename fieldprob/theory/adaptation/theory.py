@@ -1,13 +1,11 @@
 """`adaptation`: checks, the choice of a solver, and the `Prediction`."""
 
-from typing import Literal
-
 import jax.numpy as jnp
 
 from fieldprob.activations import Linear
 from fieldprob.prediction import Prediction
 from fieldprob.theory.adaptation import nonlinear
-from fieldprob.theory.adaptation.averages import Average, Saddle, find_saddle
+from fieldprob.theory.adaptation.averages import Saddle, find_saddle
 from fieldprob.theory.adaptation.closure import gaussian_closure, predictions
 from fieldprob.theory.adaptation.linear import adaptation_linear
 from fieldprob.theory.adaptation.nonlinear import Data
@@ -26,9 +24,9 @@ def adaptation(
     net,
     task,
     *,
-    order: Literal["tree", "one-loop", "self-consistent"] = "tree",
-    closure: Literal["gaussian"] | None = None,
-    average: Average = "auto",
+    order: str = "tree",
+    closure: str | None = None,
+    average: str = "auto",
     samples: int = 48_000,
     key=None,
 ) -> Prediction:
@@ -43,7 +41,8 @@ def adaptation(
     Args:
         net: a `fieldprob.Mlp` with one hidden layer and no bias at the readout; a hidden bias is one more input.
         task: a `fieldprob.Task` with one output, values at points.
-        order: the saddle; with the first loop (32); or the stationary point of the one-loop effective action (33).
+        order: "tree", the saddle; "one-loop", with the first loop (32); or "self-consistent", the stationary point of
+            the one-loop effective action (33).
         closure: "gaussian" replaces the measure of a neuron by the best Gaussian: exact for a linear network, else an
             uncontrolled approximation of the tree, cheap in many dimensions.
         average: how the measure of a neuron is averaged. A linear network needs none ("auto"). "quadrature" is for
@@ -90,7 +89,7 @@ def adaptation(
         found = adaptation_linear(problem, order)
         return predict(name, problem, order=_ORDERS[order], source=f"{_SOURCE}; theory 02, (25)-(34)", **found)
     neuron, data = neuron_and_data(name, problem)
-    saddle = find_saddle(name, neuron, data, average, samples, key, tilted=True)
+    saddle = find_saddle(name, neuron, data, average, samples, key)
     return saddle_prediction(name, problem, neuron, data, saddle, order, evidence=average != "particles")
 
 
