@@ -26,8 +26,8 @@ def feature_learning(net, task, **options):
     """The model: noisy outputs of a network, and what its features have become.
 
     Beside the statistics of `fp.regression`, whose `options` these are: `weight_spike`, the mean square first-layer
-    weight along the first input, `weight_bulk`, that along the others, and `hermite_1` and `hermite_3`, the coefficients
-    of the learned function.
+    weight along the first input, `weight_bulk`, that along the others, and `hermite_1` and `hermite_3`, the
+    coefficients of the learned function.
     """
     with numpyro.handlers.trace() as sites:
         fp.regression(net, task, **options)

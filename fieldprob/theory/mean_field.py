@@ -2,9 +2,9 @@
 
     p(w) ~ prior(w) exp[g (delta . phi(X w))^2 / 2],   K = g <phi phi^T>,   delta = (K + noise)^-1 y,
 
-with g the readout variance and the noise before their division by chi. In theory 02's variables this is the tree level of
-`adaptation` at chi/N = 1 (02 (30b)). It minimises a convex function of the measure (02 (45)): one solution, which must be
-found from both sides.
+with g the readout variance and the noise before their division by chi. In theory 02's variables this is the tree level
+of `adaptation` at chi/N = 1 (02 (30b)). It minimises a convex function of the measure (02 (45)): one solution, which
+must be found from both sides.
 """
 
 import jax
@@ -71,8 +71,8 @@ def mean_field(net, task, *, average: str = "auto", samples: int = 48_000, key=N
     excess = jnp.max(difference - allowed)
     if not isinstance(excess, Tracer) and not excess <= 0:
         raise ValueError(
-            "theory 'mean field' did not converge: the solutions from the prior and from the Gaussian closure differ by "
-            f"{float(jnp.max(difference / jnp.max(jnp.abs(sides[1].tau)))):.1g}: give more samples."
+            "theory 'mean field' did not converge: the solutions from the prior and from the Gaussian closure differ "
+            f"by {float(jnp.max(difference / jnp.max(jnp.abs(sides[1].tau)))):.1g}: give more samples."
         )
     evidence = average != "particles"
     return saddle_prediction("mean field", problem, neuron, data, sides[1], "tree", evidence=evidence)

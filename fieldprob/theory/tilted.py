@@ -4,8 +4,8 @@ Given the rest of the network, a neuron that sees the points X has weights of de
 
     p(w) ~ N(w; 0, variance I) exp(1/2 phi^T M phi),   phi = phi(X w),   M = vectors diag(coefficients) vectors^T.
 
-It is normalisable for every M if phi is bounded; if |phi| grows linearly, for small M only (02 (50)); never if phi grows
-faster, which is refused. Averages are sums over a fixed set of neurons (`Neurons`): the nodes of a quadrature,
+It is normalisable for every M if phi is bounded; if |phi| grows linearly, for small M only (02 (50)); never if phi
+grows faster, which is refused. Averages are sums over a fixed set of neurons (`Neurons`): the nodes of a quadrature,
 importance samples, or particles. On a fixed set the log normaliser stays convex in the tilt.
 """
 
@@ -190,8 +190,8 @@ def _sum_in_chunks(function, neuron: Neuron, w, weights):
 def quadrature(neuron: Neuron) -> Neurons:
     """Nodes and weights for one or two directions, in polar coordinates.
 
-    The radius is mapped to the whole half-line (Gauss-Legendre), so that heavy tilts are met. Angles are equidistant for
-    a smooth activation; for one with a kink at zero, Gauss-Legendre between the kinks of the training points.
+    The radius is mapped to the whole half-line (Gauss-Legendre), so that heavy tilts are met. Angles are equidistant
+    for a smooth activation; for one with a kink at zero, Gauss-Legendre between the kinks of the training points.
 
     Raises:
         ValueError: the points span more than two directions.
@@ -320,10 +320,10 @@ def particles(
 
 
 def largest_growth(neuron: Neuron, w: Float[Array, "samples directions"], vector, coefficient) -> Float[Array, ""]:
-    """c = max over unit vectors n of coefficient * variance * (vector . phi(X n))^2 of the linearly growing part of phi.
+    """c = max over unit vectors n of coefficient variance (vector . phi(X n))^2, phi its linearly growing part.
 
-    The measure tilted by M = coefficient vector vector^T is normalisable where c < 1 (02 (50)). The maximum is sought by
-    ascent from those directions of the neurons `w` in which it is largest.
+    The measure tilted by M = coefficient vector vector^T is normalisable where c < 1 (02 (50)). The maximum is sought
+    by ascent from those directions of the neurons `w` in which it is largest.
     """
     plus, minus = slopes(neuron.activation)
     X = neuron.coordinates[: neuron.points]

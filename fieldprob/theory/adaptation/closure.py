@@ -1,12 +1,15 @@
-"""The Gaussian closure: the best Gaussian measure of a neuron, w ~ N(0, Sigma) (theory 02 (46)-(48); 01 F9-F14, leading).
+"""The Gaussian closure: the best Gaussian measure of a neuron, w ~ N(0, Sigma) (theory 02 (46)-(48)).
 
 Sigma = variance L L^T minimises
 
     E = 1/2 y^T (noise + C)^-1 y + N KL(N(0, Sigma) | prior),   C = G E[phi phi^T] over N(0, Sigma),
 
-which holds no log determinant. It bounds the tree's action from above, and is the tree for a linear network. Outputs and
-their covariance follow as at tree level, from 𝒦(tau) = max over Sigma of G/2 tau . E[phi phi^T] tau - N KL and its
-second derivatives.
+which holds no log determinant (theory 01 F9-F14 at leading order). It bounds the tree's action from above, and is the
+tree for a linear network. Outputs and their covariance follow as at tree level, from the function of tau
+
+    max over Sigma of G/2 tau . E[phi phi^T] tau - N KL
+
+and its second derivatives.
 """
 
 from typing import Any, NamedTuple

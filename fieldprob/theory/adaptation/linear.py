@@ -5,13 +5,14 @@ eigendecomposition. Everything else follows from them by one Cholesky factor of 
 the equations in matrix form, so that degenerate eigenvalues (more points than inputs) do no harm.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fieldprob.theory.setting import Setting
 from fieldprob.theory.solvers import bracketed_root, implicit_root, require_converged, root
@@ -42,11 +43,31 @@ class _State(NamedTuple):
 
 
 def adaptation_linear(problem: Setting, order: str) -> dict:
-    """Arguments of `predict` for a linear network at `order`."""
-    P, K = problem.points, problem.kernel_0
-    data = _Data(K[:P, :P], problem.noise, problem.y, problem.readout, problem.widths[0])
-    N, G = data.N, data.G
-    modes = jax.lax.stop_gradient(_modes(problem))
+    """Arguments of `predict` for a linear network at `order`.
+
+    Raises:
+        ValueError: the self-consistent loop has no solution near the tree.
+    """
+    P, X, K = problem.points, problem.X, problem.kernel_0
+    G, N = jnp.asarray(problem.readout, float), jnp.asarray(problem.widths[0], float)
+    data = _Data(K[:P, :P], problem.noise, problem.y, G, N)
+    s = problem.weight_variance[0] / X.shape[1]
+    found, converged = _predictions(data, problem.whitener(), K, X[:P], s, order)
+    advice = "the loop correction is not small, use order='one-loop', or a wider network."
+    found = require_converged("the self-consistent loop", converged, advice, found)
+    return {
+        "mean": found["mean"],
+        "covariance": found["covariance"],
+        "kernels": {0: K, 1: found["kernel"]},
+        "log_evidence": found["log_evidence"],
+        "mean_of": {"weight_covariance": found["weights"]},
+    }
+
+
+@partial(jax.jit, static_argnames="order")
+def _predictions(data: _Data, whitener, K, X, s, order: str):
+    P, N, G = len(data.y), data.N, data.G
+    modes = jax.lax.stop_gradient(_modes(data, whitener))
     Q_tree = _tree_root(modes)
     tree = _tree(implicit_root(_tree_defect, Q_tree, data), data)
 
@@ -57,9 +78,10 @@ def adaptation_linear(problem: Setting, order: str) -> dict:
     stiffness = N / (2 * tree.Q**2) + tree.v @ tree.b
     covariance = tree.Q * K - tree.Q**2 * half.T @ half + jnp.outer(m, m) / stiffness
 
-    state, slope, response = tree, 0.0, jnp.zeros_like(tree.tau)
+    state, slope, response, converged = tree, 0.0, jnp.zeros_like(tree.tau), jnp.array(True)
     if order == "self-consistent":
-        scalars = implicit_root(_loop_defect, _loop_root(modes, Q_tree), data)
+        found, converged = _loop_root(modes, Q_tree)
+        scalars = implicit_root(_loop_defect, found, data)
         state, slope = _loop_state(scalars, data), scalars[1]
     mean = state.Q * cross @ state.tau
     c = 2 * state.Q**2 / N
@@ -82,15 +104,13 @@ def adaptation_linear(problem: Setting, order: str) -> dict:
             source = source - (state.Q * whitened.T @ whitened + mixed + mixed.T + along) / 2
         return prior + 2 / N * source
 
-    X = problem.X[:P]
-    s = problem.weight_variance[0] / X.shape[1]
     return {
         "mean": mean,
         "covariance": (covariance + covariance.T) / 2,
-        "kernels": {0: K, 1: G * second_moment(K, cross)},
+        "kernel": G * second_moment(K, cross),
         "log_evidence": _log_evidence(tree, data),
-        "mean_of": {"weight_covariance": second_moment(s * jnp.eye(X.shape[1]), s * X.T)},
-    }
+        "weights": second_moment(s * jnp.eye(X.shape[1]), s * X.T),
+    }, converged
 
 
 def _state(Q, factor, tau, data: _Data) -> _State:
@@ -151,12 +171,10 @@ class _Modes(NamedTuple):
     N: Any
 
 
-def _modes(problem: Setting) -> _Modes:
-    P = problem.points
-    R = problem.whitener()
-    K = R @ problem.kernel_0[:P, :P] @ R.T
+def _modes(data: _Data, R) -> _Modes:
+    K = R @ data.K @ R.T
     eigenvalues, U = jnp.linalg.eigh((K + K.T) / 2)
-    return _Modes(jnp.maximum(eigenvalues, 0.0), U.T @ (R @ problem.y), problem.readout, problem.widths[0])
+    return _Modes(jnp.maximum(eigenvalues, 0.0), U.T @ (R @ data.y), data.G, data.N)
 
 
 def _tree_root(modes: _Modes) -> Float[Array, ""]:
@@ -171,8 +189,8 @@ def _tree_root(modes: _Modes) -> Float[Array, ""]:
     return modes.G * jnp.exp(bracketed_root(defect, jnp.zeros_like(upper), upper, modes))
 
 
-def _loop_root(modes: _Modes, Q_tree) -> Float[Array, " scalars"]:
-    """Q, slope and rho of `_loop_defect`, near their values at tree level."""
+def _loop_root(modes: _Modes, Q_tree) -> tuple[Float[Array, " scalars"], Bool[Array, ""]]:
+    """Q, slope and rho of `_loop_defect`, near their values at tree level; and whether they were found."""
 
     def measured(Q, tau):
         b = modes.eigenvalues * tau / (1 + Q * modes.eigenvalues)
@@ -195,5 +213,4 @@ def _loop_root(modes: _Modes, Q_tree) -> Float[Array, " scalars"]:
         return jnp.stack([modes.G / Q - 1 + gain, slope_there / slope_tree - x[1], rho_there - rho])
 
     x, converged = root(defect, jnp.stack([jnp.zeros_like(Q_tree), jnp.ones_like(Q_tree), rho_tree]), modes)
-    advice = "the loop correction is not small, use order='one-loop', or a wider network."
-    return jnp.stack(scalars(require_converged("the self-consistent loop", converged, advice, x)))
+    return jnp.stack(scalars(x)), converged
