@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float
 
 from fieldprob.theory.adaptation.closure import gaussian_closure
@@ -54,12 +55,13 @@ def find_saddle(
     base, tau = _start(neuron, data, average != "quadrature" if tilted is None else tilted)
     if average == "quadrature":
         neurons = quadrature(neuron)
-        tau = _solve(theory, neuron, neurons, data, tau)
+        tau, _ = _solve(theory, neuron, neurons, data, tau)
     elif average == "importance":
         neurons, tau = _importance_rounds(theory, neuron, data, base, tau, samples, key)
     else:
         neurons = particles(neuron, data.y, data.noise, data.G, data.N, tau, _multiple(samples), key)
-        tau = _solve(theory, neuron, neurons, data, tau)
+        tau, sample_size = _solve(theory, neuron, neurons, data, tau)
+        require_sample_size(theory, sample_size)
     _require_domain(theory, neuron, neurons, data, tau)
     return Saddle(neurons, tau, average != "quadrature")
 
@@ -74,9 +76,8 @@ def _start(neuron: Neuron, data: Data, tilted: bool):
 
 def _solve(theory: str, neuron: Neuron, neurons: Neurons, data: Data, start):
     tau, converged, sample_size = saddle(neuron, neurons, data, start)
-    tau = require_converged(f"theory {theory!r}", converged, "give a smaller chi, or raise noise_variance.", tau)
-    require_sample_size(theory, jnp.where(converged, sample_size, 0.0))
-    return tau
+    advice = "give a smaller chi, or raise noise_variance."
+    return require_converged(f"theory {theory!r}", converged, advice, (tau, sample_size))
 
 
 def _importance_rounds(theory: str, neuron: Neuron, data: Data, base, tau, samples: int, key):
@@ -87,7 +88,9 @@ def _importance_rounds(theory: str, neuron: Neuron, data: Data, base, tau, sampl
         measure = tilt(neuron.features(neurons.w), neurons, tau[:, None], jnp.asarray(data.G / data.N)[None])
         covariance = 0.8 * (neurons.w * measure.probability[:, None]).T @ neurons.w + 0.2 * base
     neurons = importance(neuron, covariance, _multiple(samples), jax.random.fold_in(key, _ROUNDS))
-    return neurons, _solve(theory, neuron, neurons, data, tau)
+    tau, sample_size = _solve(theory, neuron, neurons, data, tau)
+    require_sample_size(theory, sample_size)
+    return neurons, tau
 
 
 def _multiple(samples: int) -> int:
@@ -95,7 +98,7 @@ def _multiple(samples: int) -> int:
 
 
 def _require_domain(theory: str, neuron: Neuron, neurons: Neurons, data: Data, tau) -> None:
-    if isinstance(tau, jax.core.Tracer) or not any(slopes(neuron.activation)):
+    if isinstance(tau, Tracer) or not any(slopes(neuron.activation)):
         return
     growth = float(largest_growth(neuron, neurons.w, tau, data.G / data.N))
     if not growth < 1:
