@@ -1,0 +1,206 @@
+"""Kernel adaptation of any activation, on a fixed set of neurons: saddle, fluctuations and loop.
+
+With u = phi . tau and averages < > over the tilted measure, N ln E exp(G u^2 / 2N) = 𝒦(tau) has the derivatives
+
+    G <phi u>,   H = G <phi phi^T> + G^2/N [<phi phi^T u^2> - <phi u><phi u>^T],   M = noise + H.
+
+Extended to test points, whose conjugate field is a source set to zero, they give every output: the mean G <phi u>, the
+covariance H - H M^-1 H^T, and the loop's t = gradient of ln det M, of which the mean changes by -(t - H M^-1 t) / 2.
+The loop also changes the average of any observable of a neuron, by corrected probabilities (44). One loop so costs as
+much as the tree, O(samples points^2).
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from fieldprob.theory.solvers import Derivatives, minimise_convex, require_converged, root
+from fieldprob.theory.tilted import Neuron, Neurons, first_moment, second_moments, tilt
+
+_BLOCKS = 16
+
+
+class Data(NamedTuple):
+    """What is regressed: y (points,), noise (points, points), G the readout variance with its 1/chi, N the width."""
+
+    y: Float[Array, " points"]
+    noise: Float[Array, "points points"]
+    G: Any
+    N: Any
+
+
+class Measure(NamedTuple):
+    """A field `tau`, and the tilted measure there."""
+
+    tau: Float[Array, " points"]
+    features: Float[Array, "samples points"]
+    probability: Float[Array, " samples"]
+    u: Float[Array, " samples"]
+    log_normaliser: Float[Array, ""]
+
+
+class Loop(NamedTuple):
+    """The gradient `t` of ln det M at all points, and the probabilities corrected by the loop."""
+
+    t: Float[Array, " all_points"]
+    probability: Float[Array, " samples"]
+
+
+def measure_at(tau, features, neurons: Neurons, data: Data) -> Measure:
+    measure = tilt(features, neurons, tau[:, None], jnp.asarray(data.G / data.N)[None])
+    return Measure(tau, features, measure.probability, features @ tau, measure.log_normaliser)
+
+
+def action(tau: Float[Array, " points"], args: tuple[Float[Array, "samples points"], Neurons, Data]) -> Derivatives:
+    """The convex function -tau . y + tau . noise tau / 2 + 𝒦(tau) that the saddle minimises, with its derivatives."""
+    features, neurons, data = args
+    at = measure_at(tau, features, neurons, data)
+    g = features.T @ (at.probability * at.u)
+    curvature = at.probability * (data.G + data.G**2 / data.N * at.u**2)
+    return Derivatives(
+        value=tau @ (data.noise @ tau / 2 - data.y) + data.N * at.log_normaliser,
+        gradient=data.noise @ tau - data.y + data.G * g,
+        hessian=data.noise + (features * curvature[:, None]).T @ features - data.G**2 / data.N * jnp.outer(g, g),
+    )
+
+
+@jax.jit
+def saddle(neuron: Neuron, neurons: Neurons, data: Data, start: Float[Array, " points"]):
+    """The field at the saddle, whether it was found, and the effective sample size of the measure there."""
+    features = neuron.features(neurons.w)
+    tau, converged = minimise_convex(action, start, (features, neurons, data))
+    return tau, converged, 1 / jnp.sum(measure_at(tau, features, neurons, data).probability ** 2)
+
+
+@jax.jit
+def tree(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
+    """Means, covariance, kernel and weights at the saddle, and the evidence with its determinant (31)."""
+    at = measure_at(tau, neuron.features(neurons.w), neurons, data)
+    gram, H = grams(neuron, neurons, at, data)
+    M, cross = _coupling(H, data)
+    log_det = jnp.linalg.slogdet(M)[1]
+    covariance = H - cross @ jnp.linalg.solve(M, cross.T)
+    points = len(data.y)
+    return {
+        "mean": data.G * gram[:, :points] @ tau,
+        "covariance": (covariance + covariance.T) / 2,
+        "kernel": data.G * gram,
+        "weights": _weights(neuron, neurons, at.probability),
+        "log_evidence": tau @ (data.noise @ tau / 2 - data.y)
+        + data.N * at.log_normaliser
+        - log_det / 2
+        - points / 2 * jnp.log(2 * jnp.pi),
+    }
+
+
+@jax.jit
+def one_loop(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
+    """Mean, kernel and weights to one loop about the saddle, (32) and (44)."""
+    at = measure_at(tau, neuron.features(neurons.w), neurons, data)
+    gram, H = grams(neuron, neurons, at, data)
+    M, cross = _coupling(H, data)
+    loop = loop_correction(neuron, neurons, at, data, H, response=True)
+    points = len(tau)
+    mean = data.G * gram[:, :points] @ tau - (loop.t - cross @ jnp.linalg.solve(M, loop.t[:points])) / 2
+    return {"mean": mean, **_observables(neuron, neurons, loop.probability, data)}
+
+
+def self_consistent(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
+    """Mean, kernel and weights at the stationary point of the one-loop effective action (33).
+
+    Raises:
+        ValueError: no stationary point was found.
+    """
+    tau, converged, result = _self_consistent(neuron, neurons, data, tau)
+    advice = "the loop correction is not small, use order='one-loop', or a wider network."
+    return require_converged("the self-consistent loop", converged, advice, result)
+
+
+@jax.jit
+def _self_consistent(neuron, neurons, data, tau):
+    points = len(tau)
+    inside = eqx.tree_at(lambda n: n.coordinates, neuron, neuron.coordinates[:points])
+    features = neuron.features(neurons.w)
+
+    def defect(tau, args):
+        neuron, neurons, data = args
+        at = measure_at(tau, features, neurons, data)
+        gram, H = grams(neuron, neurons, at, data)
+        loop = loop_correction(neuron, neurons, at, data, H, response=False)
+        return data.noise @ tau + data.G * gram @ tau - data.y - loop.t / 2
+
+    args = (inside, neurons, data)
+    shift = jnp.linalg.solve(action(tau, (features, neurons, data)).hessian, -defect(tau, args))
+    tau, converged = root(defect, tau + shift, args)
+    at = measure_at(tau, features, neurons, data)
+    gram, H = grams(neuron, neurons, at, data)
+    loop = loop_correction(neuron, neurons, at, data, H, response=False)
+    mean = data.G * gram[:, :points] @ tau - loop.t / 2
+    return tau, converged, {"mean": mean, **_observables(neuron, neurons, loop.probability, data)}
+
+
+def _weights(neuron: Neuron, neurons: Neurons, probability):
+    return neuron.weight_covariance((neurons.w * probability[:, None]).T @ neurons.w)
+
+
+def _observables(neuron: Neuron, neurons: Neurons, probability, data: Data) -> dict[str, Any]:
+    gram = second_moments(neuron, neurons.w, probability[:, None])[0]
+    return {"kernel": data.G * gram, "weights": _weights(neuron, neurons, probability)}
+
+
+def grams(neuron: Neuron, neurons: Neurons, at: Measure, data: Data):
+    """<phi phi^T> and H, at all points."""
+    curvature = data.G + data.G**2 / data.N * at.u**2
+    gram, H = second_moments(neuron, neurons.w, jnp.stack([at.probability, at.probability * curvature], axis=1))
+    g = gram[:, : len(at.tau)] @ at.tau
+    return gram, H - data.G**2 / data.N * jnp.outer(g, g)
+
+
+def _coupling(H, data: Data):
+    """M of the training points, and H between all points and them."""
+    points = len(data.y)
+    return data.noise + H[:points, :points], H[:, :points]
+
+
+def loop_correction(neuron: Neuron, neurons: Neurons, at: Measure, data: Data, H, *, response: bool) -> Loop:
+    """The loop's forces; `response` says whether tau follows the saddle when an observable is added to the action."""
+    G, N, p, u = data.G, data.N, at.probability, at.u
+    M, cross = _coupling(H, data)
+    M_inverse = jnp.linalg.inv(M)
+    g = at.features.T @ (p * u)
+    Mg = M_inverse @ g
+    q = jnp.sum((at.features @ M_inverse) * at.features, axis=1)
+    curvature = (G + G**2 / N * u**2) * q
+    mean_curvature = p @ curvature
+    t = first_moment(neuron, neurons.w, p * u * (G / N * (curvature - mean_curvature) + 2 * G**2 / N * q))
+    t = t - 2 * G / N * cross @ Mg
+    change = (curvature - mean_curvature) / N - 2 * (G / N) ** 2 * (u * (at.features @ Mg) - g @ Mg)
+    if response:
+        Mt = M_inverse @ t[: len(g)]
+        change = change - G / N * (u * (at.features @ Mt) - g @ Mt)
+    return Loop(t, p * (1 - change / 2))
+
+
+@jax.jit
+def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
+    """Standard errors of the field, mean, kernel and weights of the tree, from independent blocks of the neurons.
+
+    Each block moves the field by one Newton step, whose matrix is that of all neurons.
+    """
+    M = action(tau, (neuron.features(neurons.w), neurons, data)).hessian
+
+    def block(neurons):
+        features = neuron.features(neurons.w)
+        tau_block = tau - jnp.linalg.solve(M, action(tau, (features, neurons, data)).gradient)
+        at = measure_at(tau_block, features, neurons, data)
+        found = _observables(neuron, neurons, at.probability, data)
+        return {"tau": tau_block, "mean": found["kernel"][:, : len(tau)] @ tau_block, **found}
+
+    # neighbours come from one part of a mixture: every block takes a neuron of each neighbourhood
+    blocks = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, _BLOCKS, *x.shape[1:]), 0, 1), neurons)
+    spread = jax.lax.map(block, blocks)
+    return jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(_BLOCKS), spread)

@@ -1,0 +1,347 @@
+"""The tilted measure of one neuron, and three ways to average over it.
+
+Given the rest of the network, a neuron that sees the points X has weights of density (theory 02, (39))
+
+    p(w) ~ N(w; 0, variance I) exp(1/2 phi^T M phi),   phi = phi(X w),   M = vectors diag(coefficients) vectors^T.
+
+It is normalisable for every M if phi is bounded; if |phi| grows linearly, for small M only (02 (50)); never if phi
+grows faster, which is refused. Averages are sums over a fixed set of neurons (`Neurons`): the nodes of a quadrature,
+importance samples, or particles. On a fixed set the log normaliser stays convex in the tilt.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.scipy.special import logsumexp
+from jaxtyping import Float
+
+from fieldprob.activations import Activation
+from fieldprob.theory.setting import Setting
+
+SMALLEST_SAMPLE_SIZE = 200.0
+_CHUNK = 4096
+_RADIAL_NODES = 64
+_ANGLES = 256
+_ARC_NODES = 12
+_WIDE = 1.7
+_STEPS = 800
+_ACCEPTANCE = 0.57
+
+
+class Neuron(eqx.Module):
+    """The prior of a neuron and the points it sees, in the directions that these span.
+
+    A hidden bias is one more input. `coordinates` are the points in the orthonormal `basis` of their span; `inputs` the
+    number of inputs without the bias; `variance` that of each weight.
+    """
+
+    coordinates: Float[Array, "all_points directions"]
+    basis: Float[Array, "columns directions"]
+    variance: Float[Array, ""]
+    activation: Activation
+    points: int = eqx.field(static=True)
+    inputs: int = eqx.field(static=True)
+
+    @property
+    def directions(self) -> int:
+        return self.coordinates.shape[1]
+
+    def features(self, w: Float[Array, "*samples directions"]) -> Float[Array, "*samples points"]:
+        """Activations at the training points."""
+        return self.activation.phi(w @ self.coordinates[: self.points].T)
+
+    def all_features(self, w: Float[Array, "samples directions"]) -> Float[Array, "samples all_points"]:
+        """Activations at training, then test points."""
+        return self.activation.phi(w @ self.coordinates.T)
+
+    def weight_covariance(self, second_moment: Float[Array, "directions directions"]) -> Float[Array, "inputs inputs"]:
+        """E[w w^T] over the inputs; directions orthogonal to the points keep their prior."""
+        E = self.basis[: self.inputs]
+        shift = second_moment - self.variance * jnp.eye(self.directions)
+        return self.variance * jnp.eye(self.inputs) + E @ shift @ E.T
+
+
+class Neurons(NamedTuple):
+    """A weighted set of neurons: E_prior[g] = sum of exp(log_weights) g(w)."""
+
+    w: Float[Array, "samples directions"]
+    log_weights: Float[Array, " samples"]
+
+
+class Tilt(NamedTuple):
+    """The tilted measure on a set of neurons: `log_normaliser` ln E_prior[exp(1/2 phi^T M phi)], and the `probability`
+    of each neuron under it."""
+
+    log_normaliser: Float[Array, ""]
+    probability: Float[Array, " samples"]
+
+    @property
+    def effective_sample_size(self) -> Float[Array, ""]:
+        return 1 / jnp.sum(self.probability**2)
+
+
+def one_neuron(theory: str, problem: Setting) -> Neuron:
+    """The neuron of a network with one hidden layer.
+
+    Raises:
+        ValueError: its activation has a random phase, or grows faster than linearly.
+    """
+    (activation,) = problem.activations
+    require_normalisable(theory, activation)
+    X, inputs = problem.X, problem.X.shape[1]
+    variance = problem.weight_variance[0] / inputs
+    bias = problem.bias_variance[0]
+    if isinstance(bias, Tracer) or np.any(np.asarray(bias)):
+        X = jnp.concatenate([X, jnp.full((X.shape[0], 1), 1.0) * jnp.sqrt(bias / variance)], axis=1)
+    basis = _span(X)
+    return Neuron(X @ basis, basis, jnp.asarray(variance, float), activation, problem.points, inputs)
+
+
+def _span(X) -> Float[Array, "columns directions"]:
+    # a change of coordinates, exact in itself: no derivative of X passes through it
+    if isinstance(X, Tracer):
+        return jnp.eye(X.shape[1])
+    _, singular, rows = np.linalg.svd(np.asarray(X), full_matrices=False)
+    rank = max(1, int(np.sum(singular > singular[0] * max(X.shape) * np.finfo(float).eps)))
+    return jnp.asarray(rows[:rank].T)
+
+
+def slopes(activation: Activation) -> tuple[float, float]:
+    """phi(z) / |z| as z goes to plus and minus infinity; infinite where phi grows faster than linearly.
+
+    >>> from fieldprob.activations import get
+    >>> slopes(get("relu")), slopes(get("square"))[0]
+    ((1.0, 0.0), inf)
+    """
+    far = np.array([1e12, -1e12, 1e6, -1e6])
+    with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
+        ratio = np.asarray(activation.phi(jnp.asarray(far)), float) / np.abs(far)
+    grows = ~(np.abs(ratio[:2]) < 1.5 * np.abs(ratio[2:]) + 1e-3)
+    plus, minus = np.where(grows, np.inf, np.where(np.abs(ratio[:2]) < 1e-3, 0.0, ratio[:2])).tolist()
+    return plus, minus
+
+
+def require_normalisable(theory: str, activation: Activation) -> None:
+    """Raise a ValueError unless the tilted measure exists for small tilts."""
+    if activation.random_phase:
+        raise ValueError(f"theory {theory!r} is for neurons without a random phase, and {activation.name!r} has one.")
+    if np.isinf(slopes(activation)).any():
+        raise ValueError(
+            f"activation {activation.name!r} grows faster than linearly, so that the tilted measure of a neuron cannot "
+            f"be normalised and theory {theory!r} does not exist: sample the posterior (fp.sample), or use "
+            "fp.theory.perturbative at standard scaling."
+        )
+
+
+def tilt(features: Float[Array, "samples points"], neurons: Neurons, vectors, coefficients) -> Tilt:
+    """The tilted measure on a set of neurons.
+
+    Args:
+        features: their activations at the training points.
+        neurons: the set.
+        vectors: (points, rank).
+        coefficients: (rank,), of any sign: M = vectors diag(coefficients) vectors^T.
+
+    >>> neurons = Neurons(jnp.zeros((2, 1)), jnp.log(jnp.array([0.5, 0.5])))
+    >>> measure = tilt(jnp.array([[0.0], [1.0]]), neurons, jnp.ones((1, 1)), jnp.array([2 * jnp.log(3.0)]))
+    >>> measure.probability.round(6).tolist(), round(float(jnp.exp(measure.log_normaliser)), 6)
+    ([0.25, 0.75], 2.0)
+    """
+    exponent = neurons.log_weights + ((features @ vectors) ** 2 @ coefficients) / 2
+    log_normaliser = logsumexp(exponent)
+    return Tilt(log_normaliser, jnp.exp(exponent - log_normaliser))
+
+
+def first_moment(
+    neuron: Neuron, w: Float[Array, "samples directions"], weights: Float[Array, " samples"]
+) -> Float[Array, " all_points"]:
+    """Sum over neurons of weights phi at all points."""
+    return _sum_in_chunks(lambda phi, a: phi.T @ a[:, 0], neuron, w, weights[:, None])
+
+
+def second_moments(
+    neuron: Neuron, w: Float[Array, "samples directions"], weights: Float[Array, "samples sets"]
+) -> Float[Array, "sets all_points all_points"]:
+    """Sum over neurons of weights phi phi^T at all points, for each set of weights."""
+    return _sum_in_chunks(lambda phi, a: jnp.stack([(phi * c[:, None]).T @ phi for c in a.T]), neuron, w, weights)
+
+
+def _sum_in_chunks(function, neuron: Neuron, w, weights):
+    # activations at test points are never all held at once
+    chunks = -(-len(w) // _CHUNK)
+    padding = ((0, -len(w) % chunks), (0, 0))
+    split = jax.tree.map(lambda x: jnp.pad(x, padding).reshape(chunks, -1, x.shape[1]), (w, weights))
+    part = jax.checkpoint(lambda chunk: function(neuron.all_features(chunk[0]), chunk[1]))
+    start = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, jax.tree.map(lambda x: x[0], split))
+    )
+    return jax.lax.scan(lambda total, chunk: (total + part(chunk), None), start, split)[0]
+
+
+# --- quadrature -------------------------------------------------------------------------------------------------------
+
+
+def quadrature(neuron: Neuron) -> Neurons:
+    """Nodes and weights for one or two directions, in polar coordinates.
+
+    The radius is mapped to the whole half-line (Gauss-Legendre), so that heavy tilts are met. Angles are equidistant
+    for a smooth activation; for one with a kink at zero, Gauss-Legendre between the kinks of the training points.
+
+    Raises:
+        ValueError: the points span more than two directions.
+    """
+    if neuron.directions > 2:
+        raise ValueError(
+            f"average='quadrature' is for points that span one or two directions, and these span {neuron.directions}: "
+            "use average='importance'."
+        )
+    x, gauss = np.polynomial.legendre.leggauss(_RADIAL_NODES)
+    scale = 4 * jnp.sqrt(jax.lax.stop_gradient(neuron.variance))
+    radius = scale * (1 + x) / (1 - x)
+    log_radius = jnp.log(2 * scale * gauss / (1 - x) ** 2)
+    if neuron.directions == 1:
+        unit, arc = jnp.array([[1.0], [-1.0]]), jnp.ones(2)
+    else:
+        angle, arc = _angles(neuron)
+        unit = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+        log_radius = log_radius + jnp.log(radius)
+    w = (radius[:, None, None] * unit).reshape(-1, neuron.directions)
+    return Neurons(w, _log_normal(w, neuron.variance) + (log_radius[:, None] + jnp.log(arc)).reshape(-1))
+
+
+def _angles(neuron: Neuron) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    if neuron.activation.smooth:
+        return jnp.arange(_ANGLES) * (2 * jnp.pi / _ANGLES), jnp.full(_ANGLES, 2 * jnp.pi / _ANGLES)
+    X = jax.lax.stop_gradient(neuron.coordinates[: neuron.points])
+    normal = jnp.arctan2(X[:, 1], X[:, 0]) + jnp.pi / 2
+    kinks = jnp.sort(jnp.concatenate([normal, normal + jnp.pi, jnp.arange(8) * jnp.pi / 4]) % (2 * jnp.pi))
+    ends = jnp.append(kinks[1:], kinks[0] + 2 * jnp.pi)
+    x, gauss = np.polynomial.legendre.leggauss(_ARC_NODES)
+    half = (ends - kinks)[:, None] / 2
+    return (kinks[:, None] + half * (1 + x)).ravel(), (half * gauss).ravel()
+
+
+# --- importance samples -----------------------------------------------------------------------------------------------
+
+
+def importance(neuron: Neuron, covariance: Float[Array, "directions directions"], samples: int, key) -> Neurons:
+    """Draws from a mixture, in equal parts, of the prior, N(0, covariance) and N(0, 1.7 covariance)."""
+    variance = jax.lax.stop_gradient(neuron.variance)
+    L = jnp.linalg.cholesky(jax.lax.stop_gradient(covariance))
+    n = -(-samples // 3)
+    z = jax.random.normal(key, (3, n, neuron.directions))
+    scaled = z[1:] @ L.T
+    w = jnp.concatenate([jnp.sqrt(variance) * z[0], scaled[0], jnp.sqrt(_WIDE) * scaled[1]])
+    log_density = [_log_normal(w, variance)]
+    whitened = jax.scipy.linalg.solve_triangular(L, w.T, lower=True).T
+    log_det = jnp.sum(jnp.log(jnp.diagonal(L)))
+    log_density += [_log_normal(whitened, c) - log_det for c in (1.0, _WIDE)]
+    return Neurons(w, _log_normal(w, neuron.variance) - logsumexp(jnp.stack(log_density), axis=0) - jnp.log(n))
+
+
+def _log_normal(w, variance):
+    return -jnp.sum(w**2, axis=1) / (2 * variance) - w.shape[1] / 2 * jnp.log(2 * jnp.pi * variance)
+
+
+def require_sample_size(theory: str, sample_size) -> None:
+    """Raise a ValueError where an effective sample size is too small to trust (unless it is traced)."""
+    if not isinstance(sample_size, Tracer) and not float(sample_size) >= SMALLEST_SAMPLE_SIZE:
+        raise ValueError(
+            f"theory {theory!r}: the effective sample size of the tilted neurons is {float(sample_size):.0f}, below "
+            f"{SMALLEST_SAMPLE_SIZE:.0f}: give more samples, average='particles', or closure='gaussian'."
+        )
+
+
+# --- particles --------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames="samples")
+def particles(
+    neuron: Neuron,
+    y: Float[Array, " points"],
+    noise: Float[Array, "points points"],
+    readout,
+    width,
+    start: Float[Array, " points"],
+    samples: int,
+    key,
+) -> Neurons:
+    """Neurons drawn by mean-field Langevin from the measure tilted by M = readout/width tau tau^T.
+
+    The field tau = (noise + readout <phi phi^T>)^-1 y is that of all particles, refreshed at every step of the first
+    half, then frozen, so that the particles become independent draws. Steps are Metropolis-adjusted, their size adapted
+    in the first half. Their weights make averages over the prior of the draws, up to the normaliser, which particles do
+    not know. Not differentiable through accept and reject, only through these weights.
+
+    Source: theory 02, section 4.3.
+    """
+    frozen, y, noise, readout, width, start = jax.lax.stop_gradient((neuron, y, noise, readout, width, start))
+    coupling, variance = readout / width, frozen.variance
+
+    def log_density(w, tau):
+        return coupling * (frozen.features(w) @ tau) ** 2 / 2 - jnp.sum(w**2, axis=-1) / (2 * variance)
+
+    density_and_gradient = jax.vmap(jax.value_and_grad(log_density), (0, None))
+
+    def step(state, inputs):
+        w, tau, log_size = state
+        key, adapt = inputs
+        key_z, key_u = jax.random.split(key)
+        size = variance * jnp.exp(log_size)
+        density, gradient = density_and_gradient(w, tau)
+        z = jax.random.normal(key_z, w.shape)
+        proposal = w + size * gradient + jnp.sqrt(2 * size) * z
+        density_there, gradient_there = density_and_gradient(proposal, tau)
+        back = w - proposal - size * gradient_there
+        log_ratio = density_there - density + jnp.sum(z**2, axis=1) / 2 - jnp.sum(back**2, axis=1) / (4 * size)
+        accept = jnp.log(jax.random.uniform(key_u, density.shape)) < log_ratio
+        w = jnp.where(accept[:, None], proposal, w)
+        phi = frozen.features(w)
+        field = jnp.linalg.solve(noise + readout * phi.T @ phi / samples, y)
+        tau = jnp.where(adapt, field, tau)
+        log_size = log_size + jnp.where(adapt, 0.1 * (jnp.mean(accept) - _ACCEPTANCE), 0.0)
+        return (w, tau, log_size), None
+
+    key_w, key_steps = jax.random.split(key)
+    w = jnp.sqrt(variance) * jax.random.normal(key_w, (samples, frozen.directions))
+    schedule = (jax.random.split(key_steps, _STEPS), jnp.arange(_STEPS) < _STEPS // 2)
+    (w, tau, _), _ = jax.lax.scan(step, (w, start, jnp.log(0.1)), schedule)
+    log_prior = -jnp.sum(w**2, axis=1) / (2 * neuron.variance) - neuron.directions / 2 * jnp.log(neuron.variance)
+    return Neurons(w, log_prior - log_density(w, tau) - jnp.log(samples))
+
+
+# --- the domain -------------------------------------------------------------------------------------------------------
+
+
+def largest_growth(neuron: Neuron, w: Float[Array, "samples directions"], vector, coefficient) -> Float[Array, ""]:
+    """c = max over unit vectors n of coefficient variance (vector . phi(X n))^2, phi its linearly growing part.
+
+    The measure tilted by M = coefficient vector vector^T is normalisable where c < 1 (02 (50)). The maximum is sought
+    by ascent from those directions of the neurons `w` in which it is largest.
+    """
+    plus, minus = slopes(neuron.activation)
+    X = neuron.coordinates[: neuron.points]
+
+    def growth(n):
+        h = n @ X.T
+        return coefficient * neuron.variance * ((plus * jax.nn.relu(h) + minus * jax.nn.relu(-h)) @ vector) ** 2
+
+    units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
+    best = units[jnp.argsort(-growth(units))[:32]]
+    gradient = jax.grad(lambda n: jnp.sum(growth(n)))
+
+    def ascend(n, size):  # to a maximum that may be a kink: steps of shrinking size
+        g = gradient(n)
+        norm = jnp.linalg.norm(g, axis=1, keepdims=True)
+        n = n + size * g / jnp.where(norm > 0, norm, 1.0)
+        n = n / jnp.linalg.norm(n, axis=1, keepdims=True)
+        return n, growth(n)
+
+    _, values = jax.lax.scan(ascend, best, 0.3 * 0.8 ** jnp.arange(80))
+    return jnp.max(values)
