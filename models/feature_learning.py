@@ -26,12 +26,12 @@ def feature_learning(net, task, **options):
     """The model: noisy outputs of a network, and what its features have become.
 
     Beside the statistics of `fp.regression`, whose `options` these are: `weight_spike`, the mean square first-layer
-    weight along the first input, `weight_bulk`, that along the others, and `hermite_1` and `hermite_3`, the
-    coefficients of the learned function.
+    weight along the first input, `weight_bulk`, that along the others, and `hermite_coefficient`, those of the learned
+    function of the first input, degrees 0 to 3.
     """
     with numpyro.handlers.trace() as sites:
         fp.regression(net, task, **options)
-    statistics = hermite_coefficients(hermite_weights(task), sites["f_test"]["value"])
+    statistics = {"hermite_coefficient": hermite_weights(task) @ sites["f_test"]["value"][:, 0]}
     if "weight_0" in sites:
         W = sites["weight_0"]["value"]
         statistics |= spike(W.T @ W * (net.weight_variance[0] / W.size))
@@ -40,13 +40,9 @@ def feature_learning(net, task, **options):
 
 
 def hermite_weights(task):
-    """Of each test point in the averages of f He_k / k!, with He_k of the first input: (degrees, test points)."""
+    """Of each test point in the average of f He_k / k!, with He_k of the first input: (degrees, test points)."""
     z = task.X_test[:, 0]
-    return jnp.stack([z, (z**3 - 3 * z) / 6]) / len(z)
-
-
-def hermite_coefficients(weights, f_test):
-    return dict(zip(("hermite_1", "hermite_3"), weights @ f_test[:, 0], strict=True))
+    return fp.statistics.hermite_coefficient(jnp.eye(len(z)), z, degrees=4).T
 
 
 def spike(weight_covariance):
@@ -60,11 +56,11 @@ def with_features(theory, net, task, **options):
     prediction = theory(net, task, **options)
     weights = hermite_weights(task)
     prior = net.weight_variance[0] / task.inputs * jnp.eye(task.inputs)
-    mean = hermite_coefficients(weights, prediction.mean["f_test"])
+    mean = {"hermite_coefficient": weights @ prediction.mean["f_test"][:, 0]}
     mean |= spike(prediction.mean.get("weight_covariance", prior))
     error = {}
     if "f_test" in prediction.error:  # of sums, bounds: as if all errors had one cause
-        error = hermite_coefficients(jnp.abs(weights), prediction.error["f_test"])
+        error = {"hermite_coefficient": jnp.abs(weights) @ prediction.error["f_test"][:, 0]}
         error |= spike(prediction.error["weight_covariance"])
     return replace(prediction, mean=prediction.mean | mean, error=prediction.error | error)
 
@@ -112,6 +108,7 @@ def study(
     tree = {"average": average, "samples": samples, "key": jax.random.key(seed)}
     theories = (
         fp.theory.limit,
+        fp.theory.rescaling,
         partial(fp.theory.adaptation, **tree),
         partial(fp.theory.adaptation, order="one-loop", **tree),
         partial(fp.theory.adaptation, closure="gaussian"),

@@ -52,7 +52,7 @@ def adaptation(
         key: a JAX key, for importance and particles.
 
     Returns:
-        A `Prediction` named "adaptation tree" (or after its order, or "adaptation gaussian"): mean, variance and
+        A `Prediction` named "adaptation", with order or closure in parentheses if not the tree: mean, variance and
         covariance of `f` and `f_test`; `kernel_0`, `kernel_1` (readout_variance/chi included) over training then test
         points; `alignment_1`; `weight_covariance` (inputs, inputs), the average of W^T W / N; losses; the log evidence
         to one loop (31), absent for particles. Variances and covariances are those of tree level at every order.
@@ -79,7 +79,8 @@ def adaptation(
         raise ValueError(f"closure={closure!r}: give None or 'gaussian'.")
     if closure and order != "tree":
         raise ValueError(f"closure='gaussian' is a tree level: it has no order={order!r}.")
-    name = "adaptation gaussian" if closure else f"adaptation {order}"
+    kind = closure or order
+    name = "adaptation" if kind == "tree" else f"adaptation ({kind})"
     problem = setting(name, net, task, depth=1)
     if closure:
         neuron, data = neuron_and_data(name, problem)
