@@ -1,4 +1,4 @@
-"""What the theories of finite width cost: seconds and memory at 100, 500 and 2000 training points, against one symmetric
+"""What the theories of finite width cost: seconds and memory at 100, 500 and 2000 points, against one symmetric
 eigendecomposition of the same size in the same process.
 
 CPU seconds on one core with one thread; the memory that a second call adds to the resident memory of the process, in
@@ -86,8 +86,7 @@ def measure(activation: str, name: str, points: int) -> dict:
         return jax.tree.leaves(theory(net, task))
 
     seconds = {"theory": [], "eigh": []}
-    for kind, function in (("theory", predicted), ("eigh", lambda: eigh(symmetric))):
-        spent(function)
+    spent(predicted), spent(lambda: eigh(symmetric))
     for _ in range(3 if points > 500 else 5):
         for kind, function in (("theory", predicted), ("eigh", lambda: eigh(symmetric))):
             seconds[kind].append(spent(function))

@@ -23,17 +23,15 @@ presets = {
 }
 
 
-def tree(net, task):
-    """Rescaling without its log determinant: the mean is that of the adaptive theory at tree level."""
-    return fp.theory.rescaling(net, task, order="tree")
-
-
-def corrected(net, task):
-    """Rescaling to the next order in 1/width."""
-    return fp.theory.rescaling(net, task, order="corrected")
-
-
-THEORIES = (fp.theory.limit, tree, fp.theory.rescaling, corrected)
+RESCALING = (fp.theory.limit, fp.theory.rescaling, partial(fp.theory.rescaling, order="corrected"))
+LINEAR = (
+    *RESCALING,
+    fp.theory.adaptation,
+    partial(fp.theory.adaptation, order="one-loop"),
+    partial(fp.theory.adaptation, order="self-consistent"),
+)
+# In many dimensions the measure of a non-linear neuron is averaged in its Gaussian closure.
+NONLINEAR = (*RESCALING, partial(fp.theory.adaptation, closure="gaussian"))
 
 
 def multiscale(net, task, *, parametrisation="readout-marginal", kernel_points=None, face=None, precision="auto"):
@@ -120,7 +118,7 @@ def network(width, chi, activation, weight_variance, readout_variance):
     return fp.Mlp(width, 1, activation, weight_variance, 0.0, readout_variance, scaling)
 
 
-def ladder(task, widths, chis, weight_variance=0.5, readout_variance=0.2, theories=THEORIES) -> pd.DataFrame:
+def ladder(task, widths, chis, weight_variance=0.5, readout_variance=0.2, theories=LINEAR) -> pd.DataFrame:
     """Errors of the mean training discrepancy of linear networks, relative to its exact size: one row a network.
 
     The columns are `width`, `chi`, `discrepancy` (its exact root mean square) and the theories' names.
@@ -180,7 +178,7 @@ def study(
         raise ValueError(f"parametrisation 'weight-marginal' is for activation 'linear', not {activation!r}.")
     net = network(width, chi, activation, weight_variance, readout_variance)
     task = fp.tasks.ising(points, inputs, bias, test=test, noise_variance=noise_variance, seed=seed)
-    theories = (*THEORIES, fp.theory.exact_linear) if activation == "linear" else THEORIES
+    theories = (*LINEAR, fp.theory.exact_linear) if activation == "linear" else NONLINEAR
     model = partial(multiscale, parametrisation=parametrisation)
     return fp.Study(
         net,
