@@ -189,7 +189,7 @@ def test_tree_depends_on_width_and_chi_through_their_ratio():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("chi", [1, 9])
+@pytest.mark.parametrize("chi", [pytest.param(1, marks=pytest.mark.slow), 9])
 def test_quadrature_and_closure_are_the_closed_form_of_a_linear_network(order, chi):
     """Two routes that share no line; with a hidden bias and correlated noise."""
     X, y = RNG.normal(size=(5, 1)), RNG.normal(size=5)
@@ -447,7 +447,7 @@ def derivative_problem(activation, **options):
 @pytest.mark.parametrize(
     ("activation", "options", "parameters"),
     [
-        ("linear", {"order": "tree"}, 3),
+        pytest.param("linear", {"order": "tree"}, 3, marks=pytest.mark.slow),
         ("linear", {"order": "self-consistent"}, 3),
         ("erf", {}, 2),
         pytest.param("erf", {"order": "one-loop"}, 2, marks=pytest.mark.slow),

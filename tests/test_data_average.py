@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tinygp
 
 import fieldprob as fp
 from fieldprob.infer.datasets import data_average
@@ -283,3 +284,18 @@ def test_wrong_arguments_are_named(change, error, message):
 def test_a_population_says_what_is_wrong_with_it(arguments, message):
     with pytest.raises(ValueError, match=message):
         fp.tasks.Population(**{"noise_variance": 0.1, **arguments})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda k: fp.kernels.spectra.sphere(tinygp.kernels.ExpSquared(1.5), 3, radius=3**0.5, modes=8),
+        lambda k: fp.kernels.spectra.sphere(k, 3, radius=1.0, modes=8),
+    ],
+    ids=["kernel", "radius"],
+)
+def test_the_spectrum_of_another_prior_is_refused(wrong):
+    kernel = tinygp.kernels.ExpSquared(0.5)
+    population = fp.tasks.Population(10, 0.1, measure=fp.tasks.Sphere(3), target=lambda X: X[:, 0])
+    with pytest.raises(ValueError, match="spectrum is not that of prior"):
+        fp.infer.data_average(kernel, population, datasets=5, spectrum=wrong(kernel), progress=False)

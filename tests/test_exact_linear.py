@@ -147,7 +147,13 @@ def test_scale_moments_are_those_of_chi_squares(widths):
 
 @pytest.mark.parametrize(
     ("chi", "discrepancy", "norm"),
-    [(1, 0.6695, 0.21938), (4, 0.5815, 0.32850), (16, 0.4073, 0.72664), (100, 0.2182, 2.27115), (400, 0.1325, 5.13269)],
+    [
+        (1, 0.6695, 0.21938),
+        pytest.param(4, 0.5815, 0.32850, marks=pytest.mark.slow),
+        pytest.param(16, 0.4073, 0.72664, marks=pytest.mark.slow),
+        (100, 0.2182, 2.27115),
+        pytest.param(400, 0.1325, 5.13269, marks=pytest.mark.slow),
+    ],
 )
 def test_table_e2(chi, discrepancy, norm):
     task = ising(80, 200, 0.1, 1.0)
@@ -168,7 +174,11 @@ def alignments(M, K, y):
 
 @pytest.mark.parametrize(
     ("width", "scaling", "exact"),
-    [(20, "mean-field", (2.653, 0.963)), (160, "mean-field", (2.597, 0.999)), (20, "standard", (1.118, 0.969))],
+    [
+        (20, "mean-field", (2.653, 0.963)),
+        pytest.param(160, "mean-field", (2.597, 0.999), marks=pytest.mark.slow),
+        (20, "standard", (1.118, 0.969)),
+    ],
 )
 def test_table_e4_exact_alignments(width, scaling, exact):
     task = ising(8, 30, 0.15, 0.5, seed=9)
@@ -329,7 +339,10 @@ def test_draws_of_the_raw_weights_are_normal_where_the_data_do_not_reach():
     assert kstest(np.ravel(draws["readout"]), "norm").pvalue > 1e-6
 
 
-@pytest.mark.parametrize(("scaling", "train", "test"), [("standard", 0.6887, 0.7605), ("mean-field", 0.1692, 0.3609)])
+@pytest.mark.parametrize(
+    ("scaling", "train", "test"),
+    [pytest.param("standard", 0.6887, 0.7605, marks=pytest.mark.slow), ("mean-field", 0.1692, 0.3609)],
+)
 def test_ising_scalars(scaling, train, test):
     """02 section 3.6, and the same from the P x P kernel."""
     net = linear(100, scaling, weight_variance=0.5, readout_variance=0.2)

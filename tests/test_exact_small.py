@@ -42,7 +42,15 @@ def linear_posterior(K, y, points, N, G, noise):
 
 
 @pytest.mark.parametrize("scaling", ["standard", "mean-field"])
-@pytest.mark.parametrize(("N", "accuracy"), [(1, 1e-3), (8, 1e-9), (32, 1e-10), (128, 1e-10)])
+@pytest.mark.parametrize(
+    ("N", "accuracy"),
+    [
+        pytest.param(1, 1e-3, marks=pytest.mark.slow),
+        (8, 1e-9),
+        pytest.param(32, 1e-10, marks=pytest.mark.slow),
+        (128, 1e-10),
+    ],
+)
 def test_linear_network_at_every_width(N, accuracy, scaling):
     """02 quotes 5e-13 at N = 128, 4e-9 at N = 32 and 2e-5 at N = 8; the spacing as sinh covers the tails of small N."""
     net = network(N, "linear", scaling)
@@ -93,6 +101,7 @@ def test_the_limit_is_as_far_as_the_table_of_02_says():
             assert f"{found:.1e}" == f"{expected:.1e}", (activation, scaling, N)
 
 
+@pytest.mark.slow
 def test_moments_are_derivatives_of_the_evidence():
     """02 (35): <y - f> = -noise grad ln p, Cov f = noise + noise Hess ln p noise, by central differences."""
     net = network(12, "square", weight_variance=0.7)
@@ -126,6 +135,7 @@ def test_a_kink_and_a_bias_against_importance_sampling():
     assert float(exact.error["f_test"].max()) < 1e-7
 
 
+@pytest.mark.slow
 def test_symmetries():
     """Rotated inputs leave everything; y, readout and noise scaled together leave the hidden kernel (02 section 6)."""
     net, angle = network(10, "erf"), 0.7

@@ -200,7 +200,7 @@ def test_a_noise_variance_that_is_a_fifth_too_large_is_caught(marginal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("face", ["weights", "collapsed"])
+@pytest.mark.parametrize("face", [pytest.param("weights", marks=pytest.mark.long), "collapsed"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_data_and_parameters_keep_their_joint_law_in_ten_times_the_draws(name, face, marginal):
     worst, bound, _ = largest_score(

@@ -105,6 +105,7 @@ def test_a_numpyro_model_with_a_known_posterior():
     assert verdicts == {"exact": "agrees", "prior": "differs"}
 
 
+@pytest.mark.slow
 def test_a_network_against_its_exact_posterior():
     """Two points, erf, mean-field: moments on the collapsed face by 6 standard errors, and through `compare`."""
     net = fp.Mlp(8, 1, "erf", weight_variance=2.0, readout_variance=1.5, scaling="mean-field")

@@ -404,3 +404,14 @@ def test_float32_is_refused():
         single = Spectrum([1.0], coefficients=[1.0])
     with pytest.raises(ValueError, match="but the spectrum is float32"):
         learning_curves.equivalent_kernel(single, population(5, 0.1))
+
+
+def test_a_spectrum_with_another_target_than_the_populations_is_refused():
+    def target(X):
+        return X[:, 0]
+
+    spectrum = fp.kernels.spectra.sphere(jnp.exp, inputs=3, modes=6)
+    population = fp.tasks.Population((5,), 0.1, measure=fp.tasks.Sphere(3, 1.0), target=target)
+    learning_curves.renormalised_ridge(spectrum.with_target(target), population)
+    with pytest.raises(ValueError, match="not the population's"):
+        learning_curves.renormalised_ridge(spectrum.with_target(lambda X: 3 * X[:, 0]), population)

@@ -374,3 +374,14 @@ def test_singular_systems_are_refused_and_jitter_is_reported():
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message.replace("\\\\", "\\")):
         call()
+
+
+def test_regression_predicts_at_the_test_points_and_asks_for_a_function():
+    task = fp.tasks.linear_teacher(8, inputs=4, noise_variance=0.1, seed=0, test=3)
+    net = fp.Mlp(8)
+    expected = fp.theory.limit(net, task).mean["f_test"]
+    np.testing.assert_allclose(fp.gp.regress(net.limit, task).mean, expected, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"net\.limit of a network"):
+        fp.gp.regress(net, task, task.X_test)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="query is missing"):
+        fp.gp.regress(net.limit, fp.Task(task.X, task.y, 0.1))

@@ -125,16 +125,16 @@ def observe(task) -> Observed:
     return Observed(Stack(tuple(operators)), jnp.concatenate(y), variance)
 
 
-def regress(kernel: Callable, task, query, *, jitter=0.0) -> Posterior:
+def regress(kernel: Callable, task, query=None, *, jitter=0.0) -> Posterior:
     """Posterior of a Gaussian process given all observations of a task, at points or under any operator.
 
     Args:
         kernel: a covariance function (X1, X2) -> K, such as `net.limit`.
         task: its noise variances are taken as they are.
-        query: points (queries, inputs), or an `Operator` to be predicted.
+        query: points (queries, inputs), or an `Operator` to be predicted; the task's test points unless given.
         jitter: as for `condition`.
 
-    Raises: ValueError: as `cross_covariance` and `condition`.
+    Raises: ValueError: `kernel` is no function, such as a network; no query; as `cross_covariance` and `condition`.
 
     >>> import fieldprob as fp, jax.numpy as jnp
     >>> rbf = lambda X1, X2: jnp.exp(-((X1[:, None] - X2[None]) ** 2).sum(-1) / 2)
@@ -142,8 +142,12 @@ def regress(kernel: Callable, task, query, *, jitter=0.0) -> Posterior:
     >>> round(regress(rbf, task, fp.gp.Derivative([[0.0]])).mean.item(), 2)     # what two values say of the slope
     1.0
     """
+    if not callable(kernel):
+        raise ValueError(f"kernel is a {type(kernel).__name__}: give a function (X1, X2) -> K, net.limit of a network.")
+    if query is None and not task.test_points:
+        raise ValueError("query is missing and the task has no test points: give points (queries, inputs).")
     operator, y, noise = observe(task)
-    query = query if isinstance(query, Operator) else Values(query)
+    query = query if isinstance(query, Operator) else Values(task.X_test if query is None else query)
     K = cross_covariance(kernel, operator)
     return condition(
         K, noise, y, cross_covariance(kernel, query, operator), cross_covariance(kernel, query), jitter=jitter

@@ -73,7 +73,7 @@ def data_average(
         datasets: how many of each size; different sizes use independent data.
         test_points: fresh test inputs of each data set, where there is an input measure.
         spectrum: of `prior` on the population's measure, for `learnability` and `predictor` along its eigenfunctions;
-            `prior` itself where that is a spectrum.
+            `prior` itself where that is a spectrum. Checked by sampling: other kernels, measures, radii are refused.
         modes: of the spectrum, how many are recorded, the first ones.
         seed: an integer or a JAX key.
         batch: data sets computed at once, rounded up to a multiple of the local devices; bounds the memory. As many as
@@ -112,6 +112,8 @@ def data_average(
     devices = layout.choose_devices(jax.local_device_count())
     root = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
     _check_data(draw, _key(root, population.points[-1], 0), population.points[-1])
+    if spectrum is not None and callable(population.measure) and not hasattr(population.measure, "permutation"):
+        _check_spectrum(_covariance(prior), spectrum, population, _key(root, 0, 0), int(modes))
 
     curves: list[dict[str, np.ndarray]] = []
     interrupted = False
@@ -198,6 +200,27 @@ def _source(prior, population, spectrum, test_points: int, modes: int) -> tuple[
         return _Data(covariance(X, X), target, weighted, eigenvalues, error)
 
     return draw, lambda P: 2 * P * P + 2 * P * test_points
+
+
+def _check_spectrum(covariance, spectrum, population, key, modes: int, blocks: int = 64, size: int = 64) -> None:
+    """Raises ValueError unless the average of φ_k(x) K(x, x') φ_k(x') over the measure is λ_k, within 7 standard errors
+    of independent blocks (false alarms below 1e-8 a mode) and the solver's tolerance."""
+    expected = np.asarray(spectrum.eigenvalues[:modes])
+
+    def block(key):
+        X = _points(population, key, size)
+        phi, K = spectrum.eigenfunctions(X)[:, :modes], covariance(X, X)
+        return jnp.einsum("im,ij,jm->m", phi, K - jnp.diag(jnp.diagonal(K)), phi) / (size * (size - 1))
+
+    found = np.asarray(jax.jit(partial(jax.lax.map, block))(jax.random.split(key, blocks)))
+    mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(blocks)
+    wrong = np.abs(mean - expected) > 7 * error + solver_tolerance(found.dtype) * expected.max()
+    if np.any(wrong):
+        k = int(np.argmax(wrong))
+        raise ValueError(
+            f"spectrum is not that of prior on the population's measure: eigenvalue {k} is {expected[k]:.4g}, and "
+            f"{mean[k]:.4g} ± {error[k]:.1g} by sampling. Make it of the same kernel, measure and radius."
+        )
 
 
 def _points(population, key, size: int):

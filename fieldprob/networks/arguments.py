@@ -55,7 +55,7 @@ def _per_layer(name: str, value, layers: int) -> tuple:
     if isinstance(value, str) or callable(value) or not isinstance(value, Sequence):
         return (value,) * layers
     if len(value) != layers:
-        raise ValueError(f"{name} has {len(value)} entries, but there are {layers} layers: give one value or {layers}.")
+        raise ValueError(f"{name} has {len(value)} entries: give one value, or one a layer ({layers}).")
     return tuple(value)
 
 

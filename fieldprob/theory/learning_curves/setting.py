@@ -44,6 +44,7 @@ def setting(theory: str, prior: Any, task: Any) -> Setting:
         raise ValueError(f"theory {theory!r} needs float64, but the spectrum is {prior.eigenvalues.dtype}.")
     spectrum = prior if task.target is None else prior.with_target(task.target)
     spectrum.required_coefficients()
+    _check_one_target(prior, spectrum)
     sizes = tuple(int(size) for size in np.atleast_1d(np.asarray(task.points)))
     if min(sizes) < 1:
         raise ValueError(f"points = {sizes}: every size of a data set must be at least 1.")
@@ -58,6 +59,21 @@ def setting(theory: str, prior: Any, task: Any) -> Setting:
         variance("label_noise_variance", label_noise),
         bool(task.poisson),
     )
+
+
+def _check_one_target(given: Spectrum, spectrum: Spectrum) -> None:
+    """Raises ValueError if the spectrum came with another target than the population's."""
+    if (
+        given.coefficients is None
+        or isinstance(spectrum.coefficients, Tracer)
+        or isinstance(given.coefficients, Tracer)
+    ):
+        return
+    theirs, ours = np.abs(np.asarray(given.coefficients)), np.abs(np.asarray(spectrum.coefficients))
+    if np.max(np.abs(theirs - ours)) > 1e-6 * max(np.max(ours), np.max(theirs)):
+        raise ValueError(
+            "the spectrum's target is not the population's (their coefficients differ): give the target to one of them."
+        )
 
 
 def positive_ridge(s: Setting) -> None:
