@@ -125,7 +125,7 @@ def observe(task) -> Observed:
     return Observed(Stack(tuple(operators)), jnp.concatenate(y), variance)
 
 
-def regress(kernel: Callable, task, query=None, *, jitter=0.0) -> Posterior:
+def regress(kernel: Any, task, query=None, *, jitter=0.0) -> Posterior:
     """Posterior of a Gaussian process given all observations of a task, at points or under any operator.
 
     Args:
