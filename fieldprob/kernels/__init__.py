@@ -1,4 +1,11 @@
-"""Covariance functions of infinitely wide networks: kernels, tangent kernels, derivatives, criticality, spectra."""
+"""Covariance functions of infinitely wide networks.
+
+`nngp`, `ntk`, `nngp_and_ntk`: matrices, of every layer; `blocks`, `write`: of more points than fit into memory.
+`Network`, `Limit`: the same as tinygp kernels, from activations and variances, or from a network.
+`derivatives`, `erf_derivatives`: with respect to the inputs.
+`criticality`, `edge_of_chaos`, `phase_diagram`: fixed points, susceptibilities and depth scales.
+`spectra`: eigenvalues and eigenfunctions under a measure, from which `fieldprob.theory.learning_curves` starts.
+"""
 
 from fieldprob.kernels import derivatives, spectra
 from fieldprob.kernels.blocks import Block, blocks, write

@@ -241,7 +241,8 @@ def _run(problem, movers, dynamics, grid, reached, reference, batch, seed, recor
                         values = _sums(values, valid, origin)
                     record.add(first, k, values)
                     bar.set_description(f"t = {reached[k]:g}", refresh=False)
-                    bar.set_postfix_str(f"particles {first}/{problem.particles}", refresh=False)
+                    batched = f"particles {first + 1}-{first + int(valid.sum())} of {problem.particles}"
+                    bar.set_postfix_str(batched, refresh=False)
                     bar.update(float(end - begin))
                     begin = end
                 record.close(min(first + batch, problem.particles))

@@ -1,4 +1,8 @@
-"""Mercer spectra of kernels with respect to a measure of the inputs: see `Spectrum`."""
+"""Mercer spectra of kernels with respect to a measure of the inputs: see `Spectrum`.
+
+`sphere`, `sphere_series`: rotation-invariant kernels; `circle`, `ring`, `interval`: one angle, or one number;
+`rbf_gaussian`: the Gaussian kernel under Gaussian inputs; `power_law`: bare eigenvalues; `empirical`: a sample of points.
+"""
 
 from fieldprob.kernels.spectra.base import Quadrature, Spectrum
 from fieldprob.kernels.spectra.circle import circle, interval, ring
