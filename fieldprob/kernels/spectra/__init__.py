@@ -1,7 +1,7 @@
 """Mercer spectra of kernels with respect to a measure of the inputs: see `Spectrum`.
 
 `sphere`, `sphere_series`: rotation-invariant kernels; `circle`, `ring`, `interval`: one angle, or one number;
-`rbf_gaussian`: the Gaussian kernel under Gaussian inputs; `power_law`: bare eigenvalues; `empirical`: a sample of points.
+`rbf_gaussian`: the Gaussian kernel under Gaussian inputs; `power_law`: bare eigenvalues; `empirical`: a sample.
 """
 
 from fieldprob.kernels.spectra.base import Quadrature, Spectrum
