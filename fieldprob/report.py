@@ -133,7 +133,7 @@ def diagnostics(samples: xr.DataTree) -> dict[str, str]:
 def _settings_sections(settings: Mapping[str, Any]) -> Iterable[str]:
     if settings.get("parameters"):
         title = "Parameters" + (f" (preset {settings['preset']})" if settings.get("preset") else "")
-        yield _section(title, _pairs(settings["parameters"]))
+        yield _section(title, _pairs({**settings["parameters"], **settings.get("chosen", {})}))
     if settings.get("command"):
         versions = dict(settings.get("versions", {}))
         lines = [settings["command"]]

@@ -113,6 +113,7 @@ class Study:
         seed: of the sampler.
         sampler: what samples, a function (prior, task, *, seed, progress, ...) -> DataTree; `fieldprob.sample` unless
             given, `fieldprob.infer.data_average` for a population.
+        chosen: values of the parameters that were left to the study (None); a run records them.
 
     A study does nothing until it is asked to:
 
@@ -127,6 +128,7 @@ class Study:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     sampler: Callable[..., xr.DataTree] | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.sampler is None and not callable(self.prior) and not hasattr(self.prior, "faces"):

@@ -314,6 +314,19 @@ def test_the_explicit_command_repeats_the_run(toy):
     assert first["configuration"] == second["configuration"]
 
 
+def test_a_run_records_what_the_study_chose(toy):
+    text = Path("toy.py").read_text().replace("width: int = 10", "width: int | None = None")
+    text = text.replace("    if width <", "    width = width or 12\n    if width <")
+    Path("toy.py").write_text(text.replace("seed=seed)", 'seed=seed, chosen={"width": width})'))
+    assert main(["run", "toy.py", "--out", "a"]) == 0
+    settings = json.loads(Path("a/settings.json").read_text())
+    assert settings["parameters"]["width"] is None and settings["chosen"] == {"width": 12}
+    assert "<th>width</th><td>12</td>" in Path("a/report.html").read_text()
+    command = settings["explicit_command"].split()
+    assert main([*command[1:], "--out", "b"]) == 0
+    assert json.loads(Path("b/settings.json").read_text())["configuration"] == settings["configuration"]
+
+
 def test_report_makes_the_figure_and_the_page_again(toy, capsys):
     main(["run", "toy.py", "--out", "a"])
     Path("a/figure.png").unlink()

@@ -86,3 +86,25 @@ def test_learning_curves_of_the_shipped_study_run_and_are_compared(features, tmp
     result.save(tmp_path)
     assert fp.load(tmp_path).comparison.verdicts == result.comparison.verdicts
     assert result.comparison.plot(tmp_path / "figure.png") is not None and (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("features", "given"),
+    [
+        ("circle", {"activation": "relu"}),
+        ("circle", {"weight_variance": 9.0}),
+        ("digits", {"label_noise_variance": 0.0}),
+        ("digits", {"inputs": 77}),
+        ("sphere", {"exponent": 2.0}),
+        ("sphere", {"modes": 10}),
+        ("gaussian", {"test_points": 50}),
+    ],
+)
+def test_options_that_the_features_of_a_learning_curve_do_not_use_are_refused_by_name(features, given):
+    with pytest.raises(ValueError, match=f"features='{features}' do not use {next(iter(given))}="):
+        load("learning_curve").study(features=features, **given)
+
+
+def test_a_learning_curve_says_which_options_it_chose():
+    chosen = load("learning_curve").study(features="gaussian", exponent=2.0).chosen
+    assert chosen == {"label_noise_variance": 0.05, "exponent": 2.0, "modes": 400}

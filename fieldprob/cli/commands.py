@@ -51,7 +51,7 @@ def run(request: Request, file: StudyFile) -> int:
         say(f"{directory} is finished already; without --resume it is run again")
         show(load(directory), directory)
         return 0
-    say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in parameters.items())}")
+    say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in {**parameters, **study.chosen}.items())}")
     say(f"on {environment.device()}, {settings['precision']} bit, into {directory}")
     try:
         with _workers(request, function) as sampling:
@@ -258,6 +258,7 @@ def execute(
         sampling: further arguments of `fieldprob.sample`.
     """
     start = time.perf_counter()
+    settings = {**settings, "chosen": {name: _plain(value) for name, value in study.chosen.items()}}
     predictions = study.predict()
     if predictions and (sampling or {}).get("progress", True):
         say(f"predicted: {', '.join(prediction.theory for prediction in predictions)}")
