@@ -327,6 +327,19 @@ def test_a_run_records_what_the_study_chose(toy):
     assert json.loads(Path("b/settings.json").read_text())["configuration"] == settings["configuration"]
 
 
+def test_a_run_draws_the_figures_of_the_study_and_the_page_shows_them(toy, capsys):
+    draw = "def draw(result):\n    from matplotlib.figure import Figure\n    return Figure()\n\n\ndef study("
+    text = Path("toy.py").read_text().replace("def study(", draw)
+    Path("toy.py").write_text(text.replace("seed=seed)", 'seed=seed, figures={"the_curve": draw})'))
+    assert main(["run", "toy.py", "--out", "a"]) == 0
+    assert "figure.png, the_curve.png, report.html" in capsys.readouterr().out
+    assert Path("a/the_curve.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("a/report.html").read_text()
+    assert "<h2>The curve</h2>" in page and page.count("data:image/png") == 2
+    assert main(["report", "a"]) == 0
+    assert Path("a/report.html").read_text() == page
+
+
 def test_report_makes_the_figure_and_the_page_again(toy, capsys):
     main(["run", "toy.py", "--out", "a"])
     Path("a/figure.png").unlink()

@@ -43,24 +43,34 @@ def test_sampled_hyperparameters_agree_with_quadrature():
     result = load("gp_regression").study(**SMALL).run(progress=False)
     comparison = fp.compare(result.samples, result.predictions, false_alarm=1e-5)
     assert comparison.verdicts["quadrature"] == "agrees"
-    assert comparison.verdicts["limit"] == "differs"
+    assert comparison.verdicts["prior median"] == "differs"
 
 
 @pytest.mark.slow
 def test_slopes_and_noise_that_differs_from_point_to_point_agree_with_quadrature():
     """Values with two noise levels and slopes of a curve: same verdicts; without the slopes the predictions differ."""
     curve = {"data": "curve", "train": 5, "test": 5, "slopes": 4, "repeats": 8, "draws": 1000, "chains": 4}
-    study = load("gp_regression").study(**curve)
-    result = study.run(progress=False)
+    result = load("gp_regression").study(**curve).run(progress=False)
     comparison = fp.compare(result.samples, result.predictions, false_alarm=1e-5)
     assert comparison.verdicts["quadrature"] == "agrees"
-    values = load("gp_regression").hyperparameter_quadrature(None, study.task.replace(observations=()), nodes=24)
-    assert fp.compare(result.samples, values, false_alarm=1e-5).verdicts["quadrature"] == "differs"
+    assert comparison.verdicts["without slopes"] == "differs"
 
 
 def test_outputs_sampled_at_fixed_hyperparameters_agree_with_the_limit():
     result = load("gp_regression").study(**SMALL, hyperparameters=False).run(progress=False)
     assert fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts["limit"] == "agrees"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"slopes": 2}, {"repeats": 8}, {"hyperparameters": False}])
+def test_the_curve_is_drawn_with_its_observations_and_theories(options):
+    study = load("gp_regression").study(data="curve", train=5, test=7, draws=50, chains=2, warmup=50, **options)
+    (ax,) = study.figures["curve"](study.run(progress=False)).axes
+    labels = ax.get_legend_handles_labels()[1]
+    slopes = {"without slopes, ±2σ", "without slopes, mean", "slopes ±σ"} if "slopes" in options else set()
+    theory = "quadrature" if options.get("hyperparameters", True) else "limit"
+    expected = {"sampled, ±2σ", "sampled, mean", f"{theory}, mean and ±2σ", "true curve", "values ±σ"} | slopes
+    assert set(labels) == expected and len(labels) == len(expected)
 
 
 @pytest.mark.slow

@@ -259,6 +259,7 @@ def execute(
     """
     start = time.perf_counter()
     settings = {**settings, "chosen": {name: _plain(value) for name, value in study.chosen.items()}}
+    settings["figures"] = list(study.figures)
     predictions = study.predict()
     if predictions and (sampling or {}).get("progress", True):
         say(f"predicted: {', '.join(prediction.theory for prediction in predictions)}")
@@ -282,6 +283,8 @@ def execute(
     if file.path.resolve().parent != directory.resolve():
         with atomic(directory / file.path.name) as path:
             shutil.copyfile(file.path, path)
+    for name, draw in study.figures.items():
+        _write_figure(draw(result), directory / f"{name}.png")
     write_pages(result, directory)
     return result
 
@@ -310,16 +313,21 @@ def _sample(study: Study, blocks: Path, settings: Mapping[str, Any], further: Ma
 
 
 def write_pages(result: Result, directory: Path) -> None:
-    """Writes `figure.png` and `report.html` of a result."""
+    """Writes `figure.png` and `report.html` of a result; the page shows the figures of the study that are there."""
     figure = None
     if result.comparison is not None and result.predictions:
-        with atomic(directory / FIGURE) as path:
-            drawn = result.comparison.plot()
-            drawn.savefig(path, format="png", bbox_inches="tight")
-            plt.close(drawn)
+        _write_figure(result.comparison.plot(), directory / FIGURE)
         figure = (directory / FIGURE).read_bytes()
+    further = {name: directory / f"{name}.png" for name in result.settings.get("figures", ())}
+    drawn = {name: path.read_bytes() for name, path in further.items() if path.is_file()}
     with atomic(directory / REPORT) as path:
-        path.write_text(pages.run_page(result, figure), encoding="utf-8")
+        path.write_text(pages.run_page(result, figure, drawn), encoding="utf-8")
+
+
+def _write_figure(figure: Any, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight")
+    plt.close(figure)
 
 
 def show(result: Result, directory: Path) -> None:
@@ -329,7 +337,8 @@ def show(result: Result, directory: Path) -> None:
     if result.comparison is not None:
         table = result.comparison.rich()
         print_table(table, otherwise=repr(result.comparison))
-    written = [name for name in (RESULT, FIGURE, REPORT) if (directory / name).is_file()]
+    further = [f"{name}.png" for name in result.settings.get("figures", ())]
+    written = [name for name in (RESULT, FIGURE, *further, REPORT) if (directory / name).is_file()]
     print(f"\n{directory}: {', '.join(written)}")
 
 
