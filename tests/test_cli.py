@@ -340,6 +340,12 @@ def test_a_run_draws_the_figures_of_the_study_and_the_page_shows_them(toy, capsy
     assert Path("a/report.html").read_text() == page
 
 
+def test_a_study_with_its_own_sampler_can_be_swept(toy):
+    Path("toy.py").write_text(Path("toy.py").read_text().replace("seed=seed)", "seed=seed, sampler=fp.study.sample)"))
+    assert main(["sweep", "toy.py", "--width", "10,30", "--out", "s"]) == 0
+    assert [width for width, _ in toy] == [10, 30]
+
+
 def test_report_makes_the_figure_and_the_page_again(toy, capsys):
     main(["run", "toy.py", "--out", "a"])
     Path("a/figure.png").unlink()

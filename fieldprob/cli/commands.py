@@ -292,9 +292,9 @@ def execute(
 def _sample(study: Study, blocks: Path, settings: Mapping[str, Any], further: Mapping[str, Any]) -> xr.DataTree:
     """Samples a study, into blocks where its sampler is `fieldprob.sample`, and returns the draws in memory."""
     if study.sampler is not None:
-        if further:
-            raise UsageError(f"{', '.join(further)}: the sampler of this study does not take it; leave it out")
-        return study.sample(progress=True)
+        if refused := further.keys() - {"progress"}:
+            raise UsageError(f"{', '.join(refused)}: the sampler of this study does not take it; leave it out")
+        return study.sample(progress=further.get("progress", True))
     stored = unfinished(blocks.parent)
     if blocks.exists() and (stored is None or stored["configuration"] != settings["configuration"]):
         shutil.rmtree(blocks)
