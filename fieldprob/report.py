@@ -34,12 +34,13 @@ pre { background: var(--panel); padding: .8rem 1rem; border-radius: 4px; overflo
 """
 
 
-def run_page(result: Any, figure: bytes | None = None) -> str:
+def run_page(result: Any, figure: bytes | None = None, further: Mapping[str, bytes] | None = None) -> str:
     """The report of one run.
 
     Args:
         result: a `fieldprob.Result`.
         figure: the comparison figure, PNG.
+        further: figures of the study, PNG, each under its name.
 
     Returns:
         A complete HTML document.
@@ -51,6 +52,9 @@ def run_page(result: Any, figure: bytes | None = None) -> str:
         parts.append(_warning(f"Interrupted: sampling was stopped after {sampled(result.samples)}."))
     if figure is not None:
         parts.append(_section("Sampled against predicted", _image(figure, "Sampled against predicted")))
+    for title, image in (further or {}).items():
+        title = title.replace("_", " ").capitalize()
+        parts.append(_section(title, _image(image, title)))
     if result.comparison is not None:
         parts.append(_section("Comparison", _rich_table(result.comparison.rich())))
     parts.append(_section("Diagnostics", _pairs(diagnostics(result.samples))))
@@ -133,7 +137,7 @@ def diagnostics(samples: xr.DataTree) -> dict[str, str]:
 def _settings_sections(settings: Mapping[str, Any]) -> Iterable[str]:
     if settings.get("parameters"):
         title = "Parameters" + (f" (preset {settings['preset']})" if settings.get("preset") else "")
-        yield _section(title, _pairs(settings["parameters"]))
+        yield _section(title, _pairs({**settings["parameters"], **settings.get("chosen", {})}))
     if settings.get("command"):
         versions = dict(settings.get("versions", {}))
         lines = [settings["command"]]

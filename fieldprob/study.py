@@ -113,6 +113,9 @@ class Study:
         seed: of the sampler.
         sampler: what samples, a function (prior, task, *, seed, progress, ...) -> DataTree; `fieldprob.sample` unless
             given, `fieldprob.infer.data_average` for a population.
+        figures: what a run draws beside its comparison: name -> function (Result) -> matplotlib Figure, written as
+            `<name>.png`.
+        chosen: values of the parameters that were left to the study (None); a run records them.
 
     A study does nothing until it is asked to:
 
@@ -127,6 +130,8 @@ class Study:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     sampler: Callable[..., xr.DataTree] | None = None
+    figures: Mapping[str, Callable[[Result], Any]] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.sampler is None and not callable(self.prior) and not hasattr(self.prior, "faces"):

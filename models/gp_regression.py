@@ -1,11 +1,12 @@
 """Gaussian-process regression with the infinite-width kernel of a network, its variances sampled with priors.
 
-The sampled hyperparameters are held against quadrature of the same posterior on a grid; the limit at the prior's median
+The sampled hyperparameters are held against quadrature of the same posterior on a grid; the theory `prior median`
 shows what learning them is worth. Observations may be values, with noise that differs from point to point (preset
-`heteroscedastic`: repeated measurements, averaged), and slopes (preset `derivatives`), or any other linear operator of
-`fieldprob.gp` that a task holds.
+`heteroscedastic`: repeated measurements, averaged), and slopes (preset `derivatives`, where the theory `without slopes`
+shows what they are worth), or any other linear operator of `fieldprob.gp` that a task holds.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -133,7 +134,61 @@ def _quadrature(task, depth, activation, nodes):
 
 def limit_at_median(prior, task, *, depth=1, activation="erf"):
     """The infinite-width limit with both hyperparameters at the median of their priors."""
-    return fp.theory.limit(network(depth, activation, WEIGHT_VARIANCE[0]), task)
+    prediction = fp.theory.limit(network(depth, activation, WEIGHT_VARIANCE[0]), task)
+    return replace(prediction, theory="prior median", order=f"{prediction.order}, hyperparameters not learned")
+
+
+def without_slopes(prior, task, **options):
+    """The quadrature for the values alone: what the slopes are worth."""
+    prediction = hyperparameter_quadrature(prior, task.replace(observations=()), **options)
+    return replace(prediction, theory="without slopes", order="exact for the values alone")
+
+
+def draw_curve(result, task):
+    """The curve, what was observed of it, and its posterior at the test points: mean and two standard deviations.
+
+    Bars are one standard deviation of the noise, at the mean of its posterior, and so is the opening of the wedges: the
+    observed slopes, drawn on the sampled mean.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.0), layout="constrained")
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="x", ylabel="f(x)")
+    x, noise = np.asarray(task.X_test[:, 0]), NOISE_VARIANCE[0]
+    posterior = result.samples["posterior"].to_dataset().squeeze("output").mean(("chain", "draw"))
+    mean, variance = posterior["f_test"], result.samples["posterior"]["f_test"].squeeze("output").var(("chain", "draw"))
+    if "noise_variance" in posterior:
+        noise = float(posterior["noise_variance"])
+        variance = variance + posterior["f_test_conditional_variance"]
+    theories = {p.theory: (p.mean["f_test"][:, 0], 2 * np.sqrt(p.variance["f_test"][:, 0])) for p in result.predictions}
+    name, (theory, deviation) = next(iter(theories.items()))
+
+    if "without slopes" in theories:
+        middle, width = theories["without slopes"]
+        ax.fill_between(
+            x, middle - width, middle + width, color="#E69F00", alpha=0.3, linewidth=0, label="without slopes, ±2σ"
+        )
+        ax.plot(x, middle, color="#B87A00", label="without slopes, mean")
+    width = 2 * np.sqrt(variance)
+    ax.fill_between(x, mean - width, mean + width, color="#0072B2", alpha=0.25, linewidth=0, label="sampled, ±2σ")
+    ax.plot(x, mean, color="#0072B2", label="sampled, mean")
+    lines = np.stack([theory, theory - deviation, theory + deviation], axis=1)
+    ax.plot(x, lines, color="#D55E00", linewidth=1.2, linestyle="--", label=[f"{name}, mean and ±2σ", None, None])
+    ax.plot(x, task.y_test, color="0.3", linewidth=1.2, linestyle=":", label="true curve")
+
+    values, *slopes = scaled(task, noise).observations
+    step = np.array([-0.12, 0.12])
+    for slope in slopes:
+        for i, (at, y) in enumerate(zip(slope.operator.X[:, 0], slope.y, strict=True)):
+            height, width = np.interp(at, x, mean), np.sqrt(slope.noise_variance) * step
+            ax.fill_between(at + step, height + y * step - width, height + y * step + width, color="0.4", alpha=0.4)
+            ax.plot(at + step, height + y * step, color="k", linewidth=2, label=None if i else "slopes ±σ")
+    errors = np.broadcast_to(np.sqrt(values.noise_variance), task.points)
+    ax.errorbar(task.X[:, 0], task.y[:, 0], errors, color="k", fmt="o", markersize=4, elinewidth=0.8, label="values ±σ")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
 
 
 def study(
@@ -174,9 +229,12 @@ def study(
     else:
         task = getattr(fp.tasks, data)(train=train, test=test, noise_variance=NOISE_VARIANCE[0], seed=seed)
     options = {"depth": depth, "activation": activation}
+    figures = {"curve": partial(draw_curve, task=task)} if data == "curve" else {}
     sampling = {"draws": draws, "chains": chains, "warmup": warmup}
     if not hyperparameters:
         net = network(depth, activation, WEIGHT_VARIANCE[0])
-        return fp.Study(net, task, [fp.theory.limit], {**sampling, "face": "limit"}, seed)
+        return fp.Study(net, task, [fp.theory.limit], {**sampling, "face": "limit"}, seed, figures=figures)
     theories = [partial(hyperparameter_quadrature, **options), partial(limit_at_median, **options)]
-    return fp.Study(partial(gp_regression, **options), task, theories, sampling, seed)
+    if slopes:
+        theories.append(partial(without_slopes, **options))
+    return fp.Study(partial(gp_regression, **options), task, theories, sampling, seed, figures=figures)

@@ -1,10 +1,14 @@
-"""Learning curves: the error of a Gaussian process averaged over random data sets, against three theories in P.
+"""Learning curves: the error of a Gaussian process averaged over random data sets, against theories in P.
 
 The sampled side learns from thousands of random data sets, exactly; the predicted side knows only the spectrum of the
-kernel. With Gaussian features the renormalised ridge is right to a fraction of a per cent; on the circle, whose
-features are anything but independent, it fails at small noise.
+kernel. All features run the renormalised ridge and the equivalent kernel, the sphere and the circle also the corrected
+equivalent kernel. With Gaussian features and the default noise, 4000 data sets of 10, 40 and 100 points differ from the
+renormalised ridge by 0.5 % in the test error, 0.7 % in the learnability and 1.1 % in the posterior variance (root mean
+square; of the last 1.9 % at 10 points, 0.14 % at 100); its predictor agrees within the 1 to 3 % to which they determine
+it. On the circle, whose features are anything but independent, it fails at small noise.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
@@ -15,19 +19,45 @@ from fieldprob.kernels import spectra
 
 presets = {
     "small": {"points": (10, 40, 100), "datasets": 400},
-    "full": {"points": (10, 20, 50, 100, 200, 500), "datasets": 10000, "test_points": 500},
+    "full": {"points": (10, 20, 50, 100, 200, 500), "datasets": 10000},
 }
 
+# The options that each kind of features uses, with their defaults.
+OPTIONS = {
+    "gaussian": {"label_noise_variance": 0.05, "exponent": 1.3, "modes": 400},
+    "sphere": {
+        "label_noise_variance": 0.05, "test_points": 200, "inputs": 10, "activation": "erf", "weight_variance": 1.5
+    },
+    "circle": {"label_noise_variance": 0.05, "test_points": 200},
+    "digits": {"test_points": 200, "activation": "erf", "weight_variance": 1.5},
+}  # fmt: skip
 
-def gaussian(exponent, modes, seed):
+
+def chosen(features, **given):
+    """The options that the features use, those that were not given (None) at their defaults."""
+    options = OPTIONS[features]
+    unused = [f"{name}={value}" for name, value in given.items() if value is not None and name not in options]
+    if unused:
+        raise ValueError(f"features={features!r} do not use {', '.join(unused)}, only {', '.join(options)}.")
+    return {name: default if given[name] is None else given[name] for name, default in options.items()}
+
+
+def network(activation, weight_variance):
+    """The network whose infinite-width kernel is used."""
+    return fp.Mlp(width=1, activation=activation, weight_variance=weight_variance, readout_variance=1.0)
+
+
+def gaussian(seed, exponent, modes):
     """Independent Gaussian features, λ_k = k^-exponent, and a target drawn from the prior."""
     spectrum = spectra.power_law(exponent, modes=modes)
     target = np.random.default_rng(seed).normal(size=modes) * np.sqrt(spectrum.eigenvalues)
-    return None, spectrum.with_target(coefficients=target), {}
+    spectrum = spectrum.with_target(coefficients=target)
+    return spectrum, spectrum, {}
 
 
-def sphere(net, inputs):
+def sphere(inputs, **options):
     """A network's limit on the sphere |x|² = inputs; a target with a linear and a cubic part along one direction."""
+    net = network(**options)
     spectrum = spectra.sphere(net, inputs, radius=np.sqrt(inputs), modes=12)
 
     def target(X):
@@ -52,8 +82,9 @@ def circle():
     return lambda X1, X2: profile(X1 - X2.T), spectrum, {"measure": fp.tasks.Circle(), "target": target}
 
 
-def digits(net):
+def digits(**options):
     """Data sets drawn from scikit-learn's digits, the first five classes against the others."""
+    net = network(**options)
     task = fp.tasks.digits(classes=tuple(range(10)), train=1700, test=0, noise_variance=1.0, seed=0)
     y = jnp.sign(task.y[:, :5].max(axis=1) - task.y[:, 5:].max(axis=1))
     return net, spectra.empirical(net, task.X, y=y), {"measure": fp.tasks.Pool(task.X, y)}
@@ -63,51 +94,60 @@ def study(
     features: Literal["gaussian", "sphere", "circle", "digits"] = "sphere",
     points: tuple[int, ...] = (10, 20, 50, 100, 200),
     noise_variance: float = 0.1,
-    label_noise_variance: float = 0.05,
+    label_noise_variance: float | None = None,
     datasets: int = 1000,
-    test_points: int = 200,
-    inputs: int = 10,
-    activation: str = "erf",
-    weight_variance: float = 1.5,
-    exponent: float = 1.3,
-    modes: int = 400,
+    test_points: int | None = None,
+    inputs: int | None = None,
+    activation: str | None = None,
+    weight_variance: float | None = None,
+    exponent: float | None = None,
+    modes: int | None = None,
     seed: int = 0,
 ):
     """The error of a Gaussian process as a function of the number of points, averaged over random data sets.
 
     Args:
         features: independent Gaussian features; a network's limit on a sphere; a kernel on the circle; a network's
-            limit on digits.
+            limit on digits. Options that they do not use are refused.
         points: sizes of the data sets.
         noise_variance: of the model, its ridge.
-        label_noise_variance: of the labels (digits have none).
+        label_noise_variance: of the labels, 0.05 unless given (not for digits, which have none).
         datasets: random data sets of each size.
-        test_points: fresh test points of each data set.
-        inputs: dimension of the sphere.
-        activation: of the network.
-        weight_variance: per fan-in, of the network's first layer.
-        exponent: of the eigenvalues of the Gaussian features.
-        modes: number of Gaussian features.
+        test_points: fresh test points of each data set, 200 unless given (not for Gaussian features, whose error is
+            a sum over modes).
+        inputs: dimension of the sphere, 10 unless given.
+        activation: of the network (sphere and digits), erf unless given.
+        weight_variance: per fan-in, of the network's first layer (sphere and digits), 1.5 unless given.
+        exponent: of the eigenvalues of the Gaussian features, 1.3 unless given.
+        modes: number of Gaussian features, 400 unless given.
         seed: of the data sets and of the target of the Gaussian features.
     """
-    net = fp.Mlp(width=1, activation=activation, weight_variance=weight_variance, readout_variance=1.0)
-    prior, spectrum, data = {
-        "gaussian": lambda: gaussian(exponent, modes, seed),
-        "sphere": lambda: sphere(net, inputs),
-        "circle": circle,
-        "digits": lambda: digits(net),
-    }[features]()
-    label_noise_variance = 0.0 if features == "digits" else label_noise_variance
-    population = fp.tasks.Population(points, noise_variance, label_noise_variance, **data)
+    options = chosen(
+        features,
+        label_noise_variance=label_noise_variance,
+        test_points=test_points,
+        inputs=inputs,
+        activation=activation,
+        weight_variance=weight_variance,
+        exponent=exponent,
+        modes=modes,
+    )
+    build = {"gaussian": partial(gaussian, seed), "sphere": sphere, "circle": circle, "digits": digits}[features]
+    common = ("label_noise_variance", "test_points")
+    prior, spectrum, data = build(**{name: value for name, value in options.items() if name not in common})
+    population = fp.tasks.Population(points, noise_variance, options.get("label_noise_variance", 0.0), **data)
     theories = [fp.theory.learning_curves.renormalised_ridge, fp.theory.learning_curves.equivalent_kernel]
+    sampling = {"datasets": datasets, "spectrum": spectrum}
+    if "test_points" in options:
+        sampling["test_points"] = options["test_points"]
     if features in ("sphere", "circle"):
         theories.append(fp.theory.learning_curves.equivalent_kernel_corrected)
-    sampling = {"datasets": datasets, "test_points": test_points}
     return fp.Study(
-        spectrum if features == "gaussian" else prior,
+        prior,
         population,
         theories=[lambda prior, population, theory=theory: theory(spectrum, population) for theory in theories],
-        sampling=sampling if features == "gaussian" else {**sampling, "spectrum": spectrum},
+        sampling=sampling,
         sampler=fp.infer.data_average,
         seed=seed,
+        chosen=options,
     )

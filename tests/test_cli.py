@@ -314,6 +314,38 @@ def test_the_explicit_command_repeats_the_run(toy):
     assert first["configuration"] == second["configuration"]
 
 
+def test_a_run_records_what_the_study_chose(toy):
+    text = Path("toy.py").read_text().replace("width: int = 10", "width: int | None = None")
+    text = text.replace("    if width <", "    width = width or 12\n    if width <")
+    Path("toy.py").write_text(text.replace("seed=seed)", 'seed=seed, chosen={"width": width})'))
+    assert main(["run", "toy.py", "--out", "a"]) == 0
+    settings = json.loads(Path("a/settings.json").read_text())
+    assert settings["parameters"]["width"] is None and settings["chosen"] == {"width": 12}
+    assert "<th>width</th><td>12</td>" in Path("a/report.html").read_text()
+    command = settings["explicit_command"].split()
+    assert main([*command[1:], "--out", "b"]) == 0
+    assert json.loads(Path("b/settings.json").read_text())["configuration"] == settings["configuration"]
+
+
+def test_a_run_draws_the_figures_of_the_study_and_the_page_shows_them(toy, capsys):
+    draw = "def draw(result):\n    from matplotlib.figure import Figure\n    return Figure()\n\n\ndef study("
+    text = Path("toy.py").read_text().replace("def study(", draw)
+    Path("toy.py").write_text(text.replace("seed=seed)", 'seed=seed, figures={"the_curve": draw})'))
+    assert main(["run", "toy.py", "--out", "a"]) == 0
+    assert "figure.png, the_curve.png, report.html" in capsys.readouterr().out
+    assert Path("a/the_curve.png").read_bytes().startswith(b"\x89PNG")
+    page = Path("a/report.html").read_text()
+    assert "<h2>The curve</h2>" in page and page.count("data:image/png") == 2
+    assert main(["report", "a"]) == 0
+    assert Path("a/report.html").read_text() == page
+
+
+def test_a_study_with_its_own_sampler_can_be_swept(toy):
+    Path("toy.py").write_text(Path("toy.py").read_text().replace("seed=seed)", "seed=seed, sampler=fp.study.sample)"))
+    assert main(["sweep", "toy.py", "--width", "10,30", "--out", "s"]) == 0
+    assert [width for width, _ in toy] == [10, 30]
+
+
 def test_report_makes_the_figure_and_the_page_again(toy, capsys):
     main(["run", "toy.py", "--out", "a"])
     Path("a/figure.png").unlink()

@@ -43,24 +43,34 @@ def test_sampled_hyperparameters_agree_with_quadrature():
     result = load("gp_regression").study(**SMALL).run(progress=False)
     comparison = fp.compare(result.samples, result.predictions, false_alarm=1e-5)
     assert comparison.verdicts["quadrature"] == "agrees"
-    assert comparison.verdicts["limit"] == "differs"
+    assert comparison.verdicts["prior median"] == "differs"
 
 
 @pytest.mark.slow
 def test_slopes_and_noise_that_differs_from_point_to_point_agree_with_quadrature():
     """Values with two noise levels and slopes of a curve: same verdicts; without the slopes the predictions differ."""
     curve = {"data": "curve", "train": 5, "test": 5, "slopes": 4, "repeats": 8, "draws": 1000, "chains": 4}
-    study = load("gp_regression").study(**curve)
-    result = study.run(progress=False)
+    result = load("gp_regression").study(**curve).run(progress=False)
     comparison = fp.compare(result.samples, result.predictions, false_alarm=1e-5)
     assert comparison.verdicts["quadrature"] == "agrees"
-    values = load("gp_regression").hyperparameter_quadrature(None, study.task.replace(observations=()), nodes=24)
-    assert fp.compare(result.samples, values, false_alarm=1e-5).verdicts["quadrature"] == "differs"
+    assert comparison.verdicts["without slopes"] == "differs"
 
 
 def test_outputs_sampled_at_fixed_hyperparameters_agree_with_the_limit():
     result = load("gp_regression").study(**SMALL, hyperparameters=False).run(progress=False)
     assert fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts["limit"] == "agrees"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"slopes": 2}, {"repeats": 8}, {"hyperparameters": False}])
+def test_the_curve_is_drawn_with_its_observations_and_theories(options):
+    study = load("gp_regression").study(data="curve", train=5, test=7, draws=50, chains=2, warmup=50, **options)
+    (ax,) = study.figures["curve"](study.run(progress=False)).axes
+    labels = ax.get_legend_handles_labels()[1]
+    slopes = {"without slopes, ±2σ", "without slopes, mean", "slopes ±σ"} if "slopes" in options else set()
+    theory = "quadrature" if options.get("hyperparameters", True) else "limit"
+    expected = {"sampled, ±2σ", "sampled, mean", f"{theory}, mean and ±2σ", "true curve", "values ±σ"} | slopes
+    assert set(labels) == expected and len(labels) == len(expected)
 
 
 @pytest.mark.slow
@@ -86,3 +96,25 @@ def test_learning_curves_of_the_shipped_study_run_and_are_compared(features, tmp
     result.save(tmp_path)
     assert fp.load(tmp_path).comparison.verdicts == result.comparison.verdicts
     assert result.comparison.plot(tmp_path / "figure.png") is not None and (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("features", "given"),
+    [
+        ("circle", {"activation": "relu"}),
+        ("circle", {"weight_variance": 9.0}),
+        ("digits", {"label_noise_variance": 0.0}),
+        ("digits", {"inputs": 77}),
+        ("sphere", {"exponent": 2.0}),
+        ("sphere", {"modes": 10}),
+        ("gaussian", {"test_points": 50}),
+    ],
+)
+def test_options_that_the_features_of_a_learning_curve_do_not_use_are_refused_by_name(features, given):
+    with pytest.raises(ValueError, match=f"features='{features}' do not use {next(iter(given))}="):
+        load("learning_curve").study(features=features, **given)
+
+
+def test_a_learning_curve_says_which_options_it_chose():
+    chosen = load("learning_curve").study(features="gaussian", exponent=2.0).chosen
+    assert chosen == {"label_noise_variance": 0.05, "exponent": 2.0, "modes": 400}

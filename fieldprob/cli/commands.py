@@ -51,7 +51,7 @@ def run(request: Request, file: StudyFile) -> int:
         say(f"{directory} is finished already; without --resume it is run again")
         show(load(directory), directory)
         return 0
-    say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in parameters.items())}")
+    say(f"{file.name}: {', '.join(f'{k}={_words(v)}' for k, v in {**parameters, **study.chosen}.items())}")
     say(f"on {environment.device()}, {settings['precision']} bit, into {directory}")
     try:
         with _workers(request, function) as sampling:
@@ -258,6 +258,8 @@ def execute(
         sampling: further arguments of `fieldprob.sample`.
     """
     start = time.perf_counter()
+    settings = {**settings, "chosen": {name: _plain(value) for name, value in study.chosen.items()}}
+    settings["figures"] = list(study.figures)
     predictions = study.predict()
     if predictions and (sampling or {}).get("progress", True):
         say(f"predicted: {', '.join(prediction.theory for prediction in predictions)}")
@@ -281,6 +283,8 @@ def execute(
     if file.path.resolve().parent != directory.resolve():
         with atomic(directory / file.path.name) as path:
             shutil.copyfile(file.path, path)
+    for name, draw in study.figures.items():
+        _write_figure(draw(result), directory / f"{name}.png")
     write_pages(result, directory)
     return result
 
@@ -288,9 +292,9 @@ def execute(
 def _sample(study: Study, blocks: Path, settings: Mapping[str, Any], further: Mapping[str, Any]) -> xr.DataTree:
     """Samples a study, into blocks where its sampler is `fieldprob.sample`, and returns the draws in memory."""
     if study.sampler is not None:
-        if further:
-            raise UsageError(f"{', '.join(further)}: the sampler of this study does not take it; leave it out")
-        return study.sample(progress=True)
+        if refused := further.keys() - {"progress"}:
+            raise UsageError(f"{', '.join(refused)}: the sampler of this study does not take it; leave it out")
+        return study.sample(progress=further.get("progress", True))
     stored = unfinished(blocks.parent)
     if blocks.exists() and (stored is None or stored["configuration"] != settings["configuration"]):
         shutil.rmtree(blocks)
@@ -309,16 +313,21 @@ def _sample(study: Study, blocks: Path, settings: Mapping[str, Any], further: Ma
 
 
 def write_pages(result: Result, directory: Path) -> None:
-    """Writes `figure.png` and `report.html` of a result."""
+    """Writes `figure.png` and `report.html` of a result; the page shows the figures of the study that are there."""
     figure = None
     if result.comparison is not None and result.predictions:
-        with atomic(directory / FIGURE) as path:
-            drawn = result.comparison.plot()
-            drawn.savefig(path, format="png", bbox_inches="tight")
-            plt.close(drawn)
+        _write_figure(result.comparison.plot(), directory / FIGURE)
         figure = (directory / FIGURE).read_bytes()
+    further = {name: directory / f"{name}.png" for name in result.settings.get("figures", ())}
+    drawn = {name: path.read_bytes() for name, path in further.items() if path.is_file()}
     with atomic(directory / REPORT) as path:
-        path.write_text(pages.run_page(result, figure), encoding="utf-8")
+        path.write_text(pages.run_page(result, figure, drawn), encoding="utf-8")
+
+
+def _write_figure(figure: Any, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight")
+    plt.close(figure)
 
 
 def show(result: Result, directory: Path) -> None:
@@ -328,7 +337,8 @@ def show(result: Result, directory: Path) -> None:
     if result.comparison is not None:
         table = result.comparison.rich()
         print_table(table, otherwise=repr(result.comparison))
-    written = [name for name in (RESULT, FIGURE, REPORT) if (directory / name).is_file()]
+    further = [f"{name}.png" for name in result.settings.get("figures", ())]
+    written = [name for name in (RESULT, FIGURE, *further, REPORT) if (directory / name).is_file()]
     print(f"\n{directory}: {', '.join(written)}")
 
 
