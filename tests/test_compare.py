@@ -467,7 +467,7 @@ def curves_figure():
         coords=coords,
     )
     right = Prediction(theory="right", mean=size | {"learnability": learned}, coords=coords)
-    wrong = Prediction(theory="wrong", mean={"train_error": [-30.0, -3.0, 0.5]}, coords=coords)
+    wrong = Prediction(theory="wrong", mean={"train_error": np.array([-30.0, -3.0, 0.5])}, coords=coords)
     return compare(samples, [right, wrong]).plot()
 
 
