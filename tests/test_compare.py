@@ -378,6 +378,9 @@ def test_bad_input_is_refused_by_name():
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
+VALIDITY = "exact as width → ∞ at a fixed number of points; corrections are of order points / width, unless rescaled"
+
+
 @pytest.fixture(scope="module")
 def several() -> Comparison:
     mu = np.random.default_rng(0).normal(size=(6, 1))
@@ -397,7 +400,7 @@ def several() -> Comparison:
             mean={"f": mu * factor, "kernel_0": np.eye(8), "kernel_1": np.eye(8) * factor, "train_loss": factor},
             variance={"f": np.full((6, 1), 0.09)},
             log_evidence=-12.5,
-            order="exact as width → ∞",
+            order=VALIDITY,
         )
 
     return compare(samples, [prediction("limit", 1.0), prediction("rescaling", 1.1), prediction("adaptation", 2.0)])
@@ -420,6 +423,7 @@ def test_the_table_fits_a_terminal_and_says_everything(several):
     ]:
         assert word in printed
     assert "4 chains x 400 draws" in printed
+    assert " ".join(printed.split()).count(f"; {VALIDITY}") == 3
     assert several.verdicts == {"limit": "agrees", "rescaling": "differs", "adaptation": "differs"}
 
 
@@ -446,7 +450,41 @@ def test_the_figure_is_drawn_from_the_comparison_alone(several, tmp_path):
     figure = several.plot(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     titles = [ax.get_title() for ax in figure.axes if ax.get_visible()]
-    assert titles == ["f, mean", "f, variance", "kernel_0, mean", "kernel_1, mean", "scalars"]
+    assert titles == ["f, mean", "f, variance", "kernel 0, mean", "kernel 1, mean", "scalars"]
+
+
+@pytest.fixture(scope="module")
+def curves_figure():
+    """Errors that fall by a factor of 40 and of 5, modes that end at the same height, and a theory that diverges."""
+    points = np.array([10, 40, 160])
+    coords = {"points": points, "mode": [1, 3, 5]}
+    size = {"test_error": 40.0 / points, "noisy_test_error": 0.8 + 40.0 / points, "train_error": [0.1, 0.15, 0.12]}
+    learned = np.outer([0.3, 0.6, 0.9], [1.0, 1.01, 1e-4])
+    noise = np.random.default_rng(0).normal(size=(500, 3, 3)) * 0.01 * learned
+    samples = xr.Dataset(
+        {name: (("dataset", "points"), value + noise[:, :, 0]) for name, value in size.items()}
+        | {"learnability": (("dataset", "points", "mode"), learned + noise)},
+        coords=coords,
+    )
+    right = Prediction(theory="right", mean=size | {"learnability": learned}, coords=coords)
+    wrong = Prediction(theory="wrong", mean={"train_error": np.array([-30.0, -3.0, 0.5])}, coords=coords)
+    return compare(samples, [right, wrong]).plot()
+
+
+def test_curves_share_axes_and_a_diverging_theory_leaves_the_panel(curves_figure):
+    axes = {ax.get_title(): ax for ax in curves_figure.axes}
+    assert [axes[f"{n}test error, mean"].get_yscale() for n in ("", "noisy ")] == ["log", "log"]
+    training = axes["training error, mean"]
+    assert training.get_ylabel() == "training error" and training.get_ylim()[0] > -0.15
+    labels = [text.get_text() for text in curves_figure.legends[0].get_texts()]
+    assert labels == ["sampled ± 2 standard errors", "right (agrees)", "wrong (differs)"]
+
+
+def test_negligible_curves_are_left_out_and_the_labels_of_the_others_are_apart(curves_figure):
+    for ax in curves_figure.axes:
+        if ax.get_title().startswith("learnability"):
+            heights = {text.get_text(): text.get_position()[1] for text in ax.texts}
+            assert set(heights) == {"mode 1", "mode 3"} and heights["mode 1"] - heights["mode 3"] < -0.069
 
 
 def test_importing_compare_does_not_import_jax_or_arviz():

@@ -154,7 +154,17 @@ def test_the_phase_diagram_changes_phase_at_the_edge():
         np.testing.assert_array_equal(diagram.grid.correlation_susceptibility[:, j] > 1, w > edge)
     figure = plots_criticality.phase_diagram(diagram)
     assert len(figure.axes) == 6 and [ax.get_title() for ax in figure.axes[:3]] != [""] * 3
-    assert figure.axes[0].get_xlabel() == "weight variance"
+    assert figure.axes[0].get_xlabel() == r"weight variance $\sigma_w^2$"
+    assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()] == ["edge of chaos", "undefined"]
+
+
+def test_a_variance_that_diverges_is_drawn_on_a_logarithmic_scale():
+    grid = np.linspace(0.5, 2.5, 60), np.linspace(0.0, 0.5, 10)
+    norms = {
+        phi: plots_criticality.phase_diagram(kernels.phase_diagram(phi, *grid)).axes[0].collections[0].norm
+        for phi in ("erf", "relu")
+    }
+    assert [type(norm).__name__ for norm in norms.values()] == ["Normalize", "LogNorm"]
 
 
 @pytest.mark.parametrize(

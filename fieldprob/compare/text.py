@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +119,8 @@ def plain(comparison: Comparison) -> str:
         while pending and _width(columns, [blocks[t] for t in [*shown, pending[0]]]) <= _WIDTH:
             shown.append(pending.pop(0))
         lines += ["", *_layout(columns, {t: blocks[t] for t in shown})]
-    lines += ["", *_conclusions(comparison), "", *_notes(comparison)]
+    conclusions = [part for line in _conclusions(comparison) for part in wrap(line, _WIDTH, subsequent_indent="    ")]
+    lines += ["", *conclusions, "", *_notes(comparison)]
     return "\n".join(line[: _WIDTH - 1] + "…" if len(line) > _WIDTH else line for line in lines)
 
 
