@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -285,4 +284,4 @@ def _along(K, y):
 
 
 def _module(array):
-    return np if isinstance(array, np.ndarray) else jnp
+    return array.__array_namespace__()  # numpy or jax.numpy, which this module does not import
