@@ -189,7 +189,7 @@ def test_tree_depends_on_width_and_chi_through_their_ratio():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("chi", [pytest.param(1, marks=pytest.mark.slow), 9])
+@pytest.mark.parametrize("chi", [pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long]), 9])
 def test_quadrature_and_closure_are_the_closed_form_of_a_linear_network(order, chi):
     """Two routes that share no line; with a hidden bias and correlated noise."""
     X, y = RNG.normal(size=(5, 1)), RNG.normal(size=5)
@@ -313,7 +313,9 @@ def test_the_gaussian_closure_of_x9_to_the_printed_digits(x9):
     np.testing.assert_allclose(eigenvalues, [2.12, 1.51, 0.27], atol=5.1e-3)
 
 
-@pytest.mark.parametrize("average", ["importance", pytest.param("particles", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "average", ["importance", pytest.param("particles", marks=[pytest.mark.slow, pytest.mark.long])]
+)
 def test_the_one_neuron_measure_of_x9(x9, average):
     """The document's numbers are good to 1e-3, its eigenvalues to the digits printed; 6 standard errors, and 0.02."""
     samples = 96_000 if average == "importance" else 4_800
@@ -349,12 +351,14 @@ def e6_row(theory, net, tasks):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_gaussian_closure_of_e6_to_the_printed_digits(e6):
     row = e6_row(lambda net, task: fp.theory.adaptation(net, task, closure="gaussian"), *e6)
     np.testing.assert_allclose(row, [0.313, 0.853, -0.091, 0.491, 0.099], atol=5.1e-4)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_tree_of_e6(e6):
     """Against NUTS at N = 96 (0.2956, 0.861, -0.0968, 0.465, 0.105), whose loops and sampling errors are about 1 %.
 
@@ -447,11 +451,11 @@ def derivative_problem(activation, **options):
 @pytest.mark.parametrize(
     ("activation", "options", "parameters"),
     [
-        pytest.param("linear", {"order": "tree"}, 3, marks=pytest.mark.slow),
+        pytest.param("linear", {"order": "tree"}, 3, marks=[pytest.mark.slow, pytest.mark.long]),
         ("linear", {"order": "self-consistent"}, 3),
         ("erf", {}, 2),
-        pytest.param("erf", {"order": "one-loop"}, 2, marks=pytest.mark.slow),
-        pytest.param("erf", {"closure": "gaussian"}, 2, marks=pytest.mark.slow),
+        pytest.param("erf", {"order": "one-loop"}, 2, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param("erf", {"closure": "gaussian"}, 2, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_predictions_are_jitted_mapped_and_differentiated(activation, options, parameters):

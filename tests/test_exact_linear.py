@@ -95,10 +95,10 @@ def predicted(net):
     ("width", "scaling", "draws"),
     [
         ((3, 4), "mean-field", 400_000),
-        pytest.param((4,), "mean-field", 2_000_000, marks=pytest.mark.slow),
-        pytest.param((4,), "standard", 2_000_000, marks=pytest.mark.slow),
-        pytest.param((2, 3, 2), "standard", 2_000_000, marks=pytest.mark.slow),
-        pytest.param((2, 3, 2), "mean-field", 2_000_000, marks=pytest.mark.slow),
+        pytest.param((4,), "mean-field", 2_000_000, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param((4,), "standard", 2_000_000, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param((2, 3, 2), "standard", 2_000_000, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param((2, 3, 2), "mean-field", 2_000_000, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_brute_force_over_weights(width, scaling, draws):
@@ -149,10 +149,10 @@ def test_scale_moments_are_those_of_chi_squares(widths):
     ("chi", "discrepancy", "norm"),
     [
         (1, 0.6695, 0.21938),
-        pytest.param(4, 0.5815, 0.32850, marks=pytest.mark.slow),
-        pytest.param(16, 0.4073, 0.72664, marks=pytest.mark.slow),
+        pytest.param(4, 0.5815, 0.32850, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(16, 0.4073, 0.72664, marks=[pytest.mark.slow, pytest.mark.long]),
         (100, 0.2182, 2.27115),
-        pytest.param(400, 0.1325, 5.13269, marks=pytest.mark.slow),
+        pytest.param(400, 0.1325, 5.13269, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_table_e2(chi, discrepancy, norm):
@@ -176,7 +176,7 @@ def alignments(M, K, y):
     ("width", "scaling", "exact"),
     [
         (20, "mean-field", (2.653, 0.963)),
-        pytest.param(160, "mean-field", (2.597, 0.999), marks=pytest.mark.slow),
+        pytest.param(160, "mean-field", (2.597, 0.999), marks=[pytest.mark.slow, pytest.mark.long]),
         (20, "standard", (1.118, 0.969)),
     ],
 )
@@ -292,8 +292,8 @@ def test_zero_targets_and_large_and_small_noise():
     ("inputs", "depth"),
     [
         (X, 1),
-        pytest.param(X[[0, 0, 1, 3, 4]], 1, marks=pytest.mark.slow),
-        pytest.param(X[:, :2], 2, marks=pytest.mark.slow),
+        pytest.param(X[[0, 0, 1, 3, 4]], 1, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(X[:, :2], 2, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
     ids=["regular", "duplicate", "singular and deep"],
 )
@@ -315,7 +315,9 @@ def test_maps_over_noise():
     np.testing.assert_allclose(mapped[1], single, rtol=1e-12)
 
 
-@pytest.mark.parametrize("scaling", [pytest.param("standard", marks=pytest.mark.slow), "mean-field"])
+@pytest.mark.parametrize(
+    "scaling", [pytest.param("standard", marks=[pytest.mark.slow, pytest.mark.long]), "mean-field"]
+)
 def test_independent_draws_have_the_exact_moments(scaling):
     """4e4 draws; of about 100 numbers none is 6.5 standard errors away (false alarms below 1e-7)."""
     net = linear(10, scaling, weight_variance=1.2, bias_variance=(0.3, 0.0), readout_variance=0.9)
@@ -341,7 +343,10 @@ def test_draws_of_the_raw_weights_are_normal_where_the_data_do_not_reach():
 
 @pytest.mark.parametrize(
     ("scaling", "train", "test"),
-    [pytest.param("standard", 0.6887, 0.7605, marks=pytest.mark.slow), ("mean-field", 0.1692, 0.3609)],
+    [
+        pytest.param("standard", 0.6887, 0.7605, marks=[pytest.mark.slow, pytest.mark.long]),
+        ("mean-field", 0.1692, 0.3609),
+    ],
 )
 def test_ising_scalars(scaling, train, test):
     """02 section 3.6, and the same from the P x P kernel."""

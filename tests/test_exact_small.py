@@ -45,9 +45,9 @@ def linear_posterior(K, y, points, N, G, noise):
 @pytest.mark.parametrize(
     ("N", "accuracy"),
     [
-        pytest.param(1, 1e-3, marks=pytest.mark.slow),
+        pytest.param(1, 1e-3, marks=[pytest.mark.slow, pytest.mark.long]),
         (8, 1e-9),
-        pytest.param(32, 1e-10, marks=pytest.mark.slow),
+        pytest.param(32, 1e-10, marks=[pytest.mark.slow, pytest.mark.long]),
         (128, 1e-10),
     ],
 )
@@ -77,6 +77,7 @@ def test_three_points_and_a_test_point():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_limit_is_as_far_as_the_table_of_02_says():
     """02 section 3.7, columns 'Delta: NNGP' and 'prior': errors of the infinite-width limit, to their digits."""
     printed = {
@@ -102,6 +103,7 @@ def test_the_limit_is_as_far_as_the_table_of_02_says():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_moments_are_derivatives_of_the_evidence():
     """02 (35): <y - f> = -noise grad ln p, Cov f = noise + noise Hess ln p noise, by central differences."""
     net = network(12, "square", weight_variance=0.7)
@@ -117,6 +119,7 @@ def test_moments_are_derivatives_of_the_evidence():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_kink_and_a_bias_against_importance_sampling():
     """One point and one test point of three inputs; 6 standard errors of 13 numbers."""
     rng = np.random.default_rng(3)
@@ -136,6 +139,7 @@ def test_a_kink_and_a_bias_against_importance_sampling():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_symmetries():
     """Rotated inputs leave everything; y, readout and noise scaled together leave the hidden kernel (02 section 6)."""
     net, angle = network(10, "erf"), 0.7
@@ -169,6 +173,7 @@ def test_too_few_nodes_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_can_be_jitted():
     net = network(12, "erf")
     compiled = jax.jit(lambda y: exact_small(net, fp.Task(X, y, 0.3), nodes=49).mean["f"])

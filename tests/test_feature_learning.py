@@ -34,6 +34,7 @@ def test_where_nothing_adapts_the_weights_keep_their_prior():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_theories_rank_as_the_document_says():
     """The network learns the cubic direction: one loop, tree, Gaussian closure and limit, in this order."""
     result = MODEL.study(draws=500, chains=2, samples=24_000).run(progress=False)

@@ -106,6 +106,7 @@ def test_a_numpyro_model_with_a_known_posterior():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_network_against_its_exact_posterior():
     """Two points, erf, mean-field: moments on the collapsed face by 6 standard errors, and through `compare`."""
     net = fp.Mlp(8, 1, "erf", weight_variance=2.0, readout_variance=1.5, scaling="mean-field")
@@ -176,6 +177,7 @@ def test_first_order_in_one_over_n_is_what_networks_do():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_first_order_at_larger_widths():
     """X7: the same at N = 400 with ten times the draws, where the second order is below the errors."""
     (sampled, error, predicted), _ = x7(400, 100_000, KEY)

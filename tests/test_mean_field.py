@@ -19,7 +19,9 @@ def mean_field(N, activation, task=TASK, **options):
     return fp.theory.mean_field(fp.Mlp(N, 1, activation, 1.5, scaling="mean-field"), task, **options)
 
 
-@pytest.mark.parametrize("activation", ["linear", "erf", pytest.param("relu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "activation", ["linear", "erf", pytest.param("relu", marks=[pytest.mark.slow, pytest.mark.long])]
+)
 def test_it_is_adaptation_at_any_width(activation):
     """02 (30b), (49): nothing but the scale of the kernel depends on the width; to solver precision."""
     adapted = fp.theory.adaptation(fp.Mlp(16, 1, activation, 1.5, scaling="mean-field"), TASK)
@@ -69,6 +71,7 @@ def test_disagreement_of_the_two_sides_is_not_converged(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_is_jitted_and_differentiated():
     def output(noise):
         return mean_field(16, "erf", fp.Task(X, Y, noise)).mean["f"][0, 0]

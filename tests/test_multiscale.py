@@ -35,10 +35,10 @@ def verdicts(study):
 @pytest.mark.parametrize(
     ("parametrisation", "chi"),
     [
-        pytest.param("weight-marginal", "width", marks=pytest.mark.slow),
+        pytest.param("weight-marginal", "width", marks=[pytest.mark.slow, pytest.mark.long]),
         ("readout-marginal", "width"),
         *(
-            pytest.param(parametrisation, chi, marks=pytest.mark.slow)
+            pytest.param(parametrisation, chi, marks=[pytest.mark.slow, pytest.mark.long])
             for parametrisation in ("centred", "non-centred", "readout-marginal", "weight-marginal")
             for chi in (1.0, "width")
             if chi == 1.0 or "marginal" not in parametrisation
@@ -55,6 +55,7 @@ def test_parametrisations_have_the_exact_posterior(parametrisation, chi):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ranks_of_independent_draws_among_those_of_nuts_are_uniform():
     """02 E1: the probability transform of exact draws by the empirical law of NUTS, for f, |a|^2 and tr H, thinned to
     independence (Kolmogorov-Smirnov of two samples, p > 1e-6)."""
@@ -85,6 +86,7 @@ def test_ladder_is_table_e3():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deep_linear_study():
     """02 E7 at small size: a network of two hidden layers, sampled."""
     small = {"train": 8, "test": 4, "inputs": 12, "width": 5, "draws": 500}
@@ -93,6 +95,7 @@ def test_deep_linear_study():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_nonlinear_network_in_every_parametrisation():
     """erf: two parametrisations agree with each other; one posterior, no theory involved (|z| < 6)."""
     options = E1 | {"activation": "erf", "chi": "width", "draws": 1000}

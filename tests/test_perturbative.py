@@ -176,7 +176,7 @@ def test_deep_linear_network_has_an_error_of_second_order():
         assert -2.2 < slope(pair) < -1.8, (name, pair)
 
 
-@pytest.mark.parametrize("name", ["erf", pytest.param("square", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["erf", pytest.param("square", marks=[pytest.mark.slow, pytest.mark.long])])
 def test_two_points_have_an_error_of_second_order(name):
     """Every statistic against the contour integral 02 (53); 02 quotes 1.1e-3, 2.7e-4, 6.7e-5 for erf."""
     widths = (64, 128) if name != "square" else (256, 512)
@@ -192,7 +192,7 @@ def test_two_points_have_an_error_of_second_order(name):
         assert -2.3 < slope(pair) < -1.7, (n, pair)
 
 
-@pytest.mark.parametrize("name", ["relu", pytest.param("square", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["relu", pytest.param("square", marks=[pytest.mark.slow, pytest.mark.long])])
 def test_one_point_has_an_error_of_second_order(name):
     """02 (51)-(52) at P = 1, where the four-point function of ReLU is exact too."""
     one, errors = fp.Task(PAIR.X[:1], [0.9], 0.3), []
@@ -223,7 +223,9 @@ def test_a_negative_variance_is_refused():
 # --- draws of neurons, deep networks ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "depth"), [("erf", 1), pytest.param("sin", 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "depth"), [("erf", 1), pytest.param("sin", 2, marks=[pytest.mark.slow, pytest.mark.long])]
+)
 def test_draws_of_one_neuron_agree_with_the_tensor(name, depth):
     """01 E12; threshold 6 standard errors for some 60 numbers, false-alarm rate below 1e-6."""
     net = fp.Mlp(30, depth, name, weight_variance=1.5, bias_variance=[0.1] * depth + [0.0])
@@ -238,6 +240,7 @@ def test_draws_of_one_neuron_agree_with_the_tensor(name, depth):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deep_nonlinear_kernels_against_sampled_networks():
     """Posterior kernels of two layers with biases, their variances and the predictor; errors 6 sigma plus O(1/N). (With
     three layers and 64 neurons the same holds.)"""

@@ -182,7 +182,7 @@ def test_nonlinear_network_is_its_limit_kernel_rescaled():
         np.testing.assert_allclose(a.covariance["f_test"], b.covariance["f_test"], rtol=1e-8)
 
 
-@pytest.mark.parametrize("order", [pytest.param("tree", marks=pytest.mark.slow), "saddle"])
+@pytest.mark.parametrize("order", [pytest.param("tree", marks=[pytest.mark.slow, pytest.mark.long]), "saddle"])
 def test_deep_factors_solve_their_equations_and_approach_the_exact_answer(order):
     """02 (60): Q_l = 1 + B/N_l. The error of the mean falls as 1/N at chi = N, where both orders are leading."""
     errors = []
@@ -202,6 +202,7 @@ def test_deep_factors_solve_their_equations_and_approach_the_exact_answer(order)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_e7_errors_of_deep_saddle_points(depth):
     """02 E7: chi = N, P = 20, d = 40: the error of the discrepancy falls as 1/N at every depth."""
@@ -214,6 +215,7 @@ def test_e7_errors_of_deep_saddle_points(depth):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deep_nonlinear_factors_minimise_the_action():
     """01 F8 for erf, written out with NumPy: no other factors, on a grid around, have a lower action."""
     net = fp.Mlp((9, 14), 2, "erf", weight_variance=(1.4, 1.1), readout_variance=0.9, bias_variance=(0.2, 0.1, 0.0))
@@ -235,10 +237,10 @@ def test_deep_nonlinear_factors_minimise_the_action():
 @pytest.mark.parametrize(
     ("order", "depth"),
     [
-        pytest.param("tree", 1, marks=pytest.mark.slow),
+        pytest.param("tree", 1, marks=[pytest.mark.slow, pytest.mark.long]),
         ("saddle", 1),
-        pytest.param("corrected", 1, marks=pytest.mark.slow),
-        pytest.param("saddle", 2, marks=pytest.mark.slow),
+        pytest.param("corrected", 1, marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param("saddle", 2, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_derivatives_in_the_variances_are_finite_differences(order, depth):

@@ -72,6 +72,7 @@ def test_draws_have_the_density():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_density_of_two_layers_has_its_moments():
     """Norm, variance and fourth moment 3 K^2 (1 + 2/N_1)(1 + 2/N_2) + 6 K + 3 at unit noise, by a sum over a grid."""
     y = np.arange(-40.0, 41.0)
@@ -93,6 +94,7 @@ def test_draws_have_the_covariance(noise):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_batches_and_gradients():
     batch = np.stack([K + np.eye(3), 2 * K + np.eye(3)])
     d = ScaleMixture(batch, 0.1, 4)
