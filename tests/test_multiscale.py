@@ -1,9 +1,5 @@
 """The shipped models of finite width: every parametrisation against the exact answer, and the ladder's table."""
 
-import importlib.util
-from functools import cache
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -11,20 +7,12 @@ from scipy.stats import kstest
 
 import fieldprob as fp
 from fieldprob.sweep import mean_and_error
+from tests.test_models import load
 
-MODELS = Path(__file__).parent.parent / "models"
 E1 = {
     "points": 6, "test": 2, "inputs": 8, "width": 10, "weight_variance": 1.2, "readout_variance": 0.9,
     "noise_variance": 0.3, "draws": 500, "chains": 4,
 }  # fmt: skip
-
-
-@cache
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"model_{name}", MODELS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def verdicts(study):
