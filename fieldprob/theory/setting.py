@@ -49,14 +49,13 @@ class Setting(NamedTuple):
         return jnp.linalg.inv(factor)
 
 
-def setting(theory: str, net, task, *, linear: bool = False, depth: int | None = None, smooth: bool = False) -> Setting:
+def setting(theory: str, net, task, *, linear: bool = False, depth: int | None = None) -> Setting:
     """Check a network and a task for a theory of finite width.
 
     Args:
         theory: its name, for the errors.
         linear: whether activations must be linear and hidden biases zero.
         depth: the only number of hidden layers that the theory is for.
-        smooth: whether activations must be smooth.
 
     Raises:
         TypeError: the network is not an `Mlp`, or the task not a `Task`.
@@ -79,10 +78,6 @@ def setting(theory: str, net, task, *, linear: bool = False, depth: int | None =
         raise ValueError(f"theory {theory!r} is for linear networks: give activation='linear'.")
     if linear and not all(_zero(b) for b in net.bias_variance[1:]):
         raise ValueError(f"theory {theory!r} is for linear networks without bias after the first layer.")
-    if smooth:
-        for phi in net.activations:
-            if not phi.smooth:
-                raise ValueError(f"theory {theory!r} is for smooth activations, and {phi.name!r} is not.")
     P = task.points
     noise = jnp.asarray(net.effective_noise(task), dtype=float)
     noise = noise if noise.ndim == 2 else jnp.diag(jnp.broadcast_to(noise, (P,)))
