@@ -90,11 +90,12 @@ def draw_function(result, task, points=15):
     def averaged(f):
         return np.array([np.mean(part) for part in np.array_split(np.asarray(f)[order], points)])
 
-    sampled = result.samples["posterior"]["f_test"].mean(("chain", "draw"))[:, 0]
-    ax.plot(z[order], np.asarray(task.y_test)[order, 0], color="0.6", linewidth=1.2, linestyle=":", label="target")
-    ax.plot(averaged(z), averaged(sampled), "o", color="k", markersize=5, label="sampled", zorder=3)
+    sampled, centre = result.samples["posterior"]["f_test"].mean(("chain", "draw"))[:, 0], averaged(z)
+    shown = order[(z[order] >= centre[0]) & (z[order] <= centre[-1])]
+    ax.plot(z[shown], np.asarray(task.y_test)[shown, 0], color="0.5", linewidth=1.2, linestyle=":", label="target")
+    ax.plot(centre, averaged(sampled), "o", color="k", markersize=5, label="sampled", zorder=3)
     for prediction, style in zip(result.predictions, STYLES, strict=True):
-        ax.plot(averaged(z), averaged(prediction.mean["f_test"][:, 0]), **style, label=prediction.theory)
+        ax.plot(centre, averaged(prediction.mean["f_test"][:, 0]), **style, label=prediction.theory)
     figure.legend(loc="outside right center", frameon=False)
     return figure
 

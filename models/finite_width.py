@@ -52,7 +52,7 @@ def rescaling(net, task):
 
 
 def theories(net, task, samples, seed):
-    """Those that are for this network: the first order in 1/N is for standard scaling, and at least a neuron a point."""
+    """Those that are for this network: first order in 1/N is for standard scaling, and at least one neuron a point."""
     key = jax.random.key(seed)
     tree = partial(fp.theory.adaptation, samples=samples, key=key)
     perturbative = partial(fp.theory.perturbative, key=key)
