@@ -23,13 +23,13 @@ presets = {
 }
 
 
-# How the theories of the study are drawn, in their order.
+# Colours and lines of the theories of the study, in their order.
 STYLES = [
-    {"color": "#0072B2", "linestyle": "-"},
-    {"color": "#D55E00", "linestyle": "--"},
-    {"color": "#009E73", "linestyle": "-"},
-    {"color": "#CC79A7", "linestyle": "--"},
-    {"color": "#E69F00", "linestyle": "-."},
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-"),
+    ("#CC79A7", "--"),
+    ("#E69F00", "-."),
 ]
 
 
@@ -94,8 +94,8 @@ def draw_function(result, task, points=15):
     shown = order[(z[order] >= centre[0]) & (z[order] <= centre[-1])]
     ax.plot(z[shown], np.asarray(task.y_test)[shown, 0], color="0.5", linewidth=1.2, linestyle=":", label="target")
     ax.plot(centre, averaged(sampled), "o", color="k", markersize=5, label="sampled", zorder=3)
-    for prediction, style in zip(result.predictions, STYLES, strict=True):
-        ax.plot(centre, averaged(prediction.mean["f_test"][:, 0]), **style, label=prediction.theory)
+    for prediction, (color, line) in zip(result.predictions, STYLES, strict=True):
+        ax.plot(centre, averaged(prediction.mean["f_test"][:, 0]), color=color, linestyle=line, label=prediction.theory)
     figure.legend(loc="outside right center", frameon=False)
     return figure
 
@@ -113,9 +113,9 @@ def draw_weights(result):
     error = np.std(np.einsum("ik,cij,jk->ck", vectors, chains, vectors), axis=0, ddof=1) / np.sqrt(len(chains))
     rank = np.arange(1, len(eigenvalues) + 1)
     ax.bar(rank, eigenvalues[::-1], yerr=2 * error[::-1], width=0.7, color="0.82", capsize=2, label="sampled")
-    for prediction, style in zip(result.predictions, STYLES, strict=True):
+    for prediction, (color, line) in zip(result.predictions, STYLES, strict=True):
         found = np.linalg.eigvalsh(prediction.mean["weight_covariance"])
-        ax.plot(rank, found[::-1], **style, marker=".", label=prediction.theory)
+        ax.plot(rank, found[::-1], color=color, linestyle=line, marker=".", label=prediction.theory)
     figure.legend(loc="outside right center", frameon=False)
     return figure
 

@@ -87,7 +87,8 @@ def e6_sampled(net, tasks):
     whole = tasks[0].replace(
         X_test=np.concatenate([t.X_test for t in tasks]), y_test=np.concatenate([t.y_test for t in tasks])
     )
-    draws = fp.sample(net, whole, model=MODEL.feature_learning, draws=600, warmup=300, seed=0, progress=False).posterior
+    draws = fp.sample(net, whole, model=MODEL.feature_learning, draws=600, warmup=300, seed=0, progress=False)
+    draws = draws.posterior.to_dataset()
     means = draws[["f_test", "hermite_coefficient", "weight_spike", "weight_bulk"]].mean(("chain", "draw"))
     error = np.mean((whole.y_test - means["f_test"].values) ** 2)
     coefficients = means["hermite_coefficient"].values
