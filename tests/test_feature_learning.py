@@ -79,7 +79,7 @@ E6 = {
     "rescaling": (0.443, 0.804, -0.056, 0.125, 0.125),
     "adaptation (gaussian)": (0.313, 0.853, -0.091, 0.491, 0.099),
 }
-DISCREPANCY = {"limit": 0.59, "rescaling": 0.32, "adaptation (gaussian)": 0.073, "adaptation": 0.027}
+DISCREPANCY = (0.59, 0.32, 0.073, 0.027)  # of these, and of the tree
 
 
 def e6_sampled(net, tasks):
@@ -102,8 +102,13 @@ def e6_predicted(theory, net, tasks):
     parts = [MODEL.with_features(theory, net, task).mean for task in tasks]
     error = np.mean([(task.y_test - part["f_test"]) ** 2 for task, part in zip(tasks, parts, strict=True)])
     coefficients = np.mean([part["hermite_coefficient"] for part in parts], axis=0)
-    row = [error, coefficients[1], coefficients[3], float(parts[0]["weight_spike"]), float(parts[0]["weight_bulk"])]
-    return row, np.asarray(parts[0]["f"])
+    return [error, coefficients[1], coefficients[3], float(parts[0]["weight_spike"]), float(parts[0]["weight_bulk"])]
+
+
+def discrepancy_error(theory, net, task, f):
+    """Of y - f at the training points, relative to its size in samples."""
+    predicted = theory(net, task.replace(X_test=None, y_test=None)).mean["f"]
+    return float(np.linalg.norm(predicted - f) / np.linalg.norm(task.y - f))
 
 
 @pytest.mark.slow
@@ -111,36 +116,28 @@ def e6_predicted(theory, net, tasks):
 def test_the_table_of_e6():
     """Closed forms to the printed digits. Sampled rows to 3 %: two samples, each with an error below 1 %.
 
-    Errors of the discrepancy y - f to their digits and the error of our own samples, which adds to them in quadrature.
-    The document's tree rests on 1400 effective samples; ours is where its NUTS goes as N grows.
+    The errors of the discrepancy y - f rest on both samples, the document's and ours, which add to them in quadrature.
     """
     net, tasks = e6(24)
     sampled, f, noise = e6_sampled(net, tasks)
     np.testing.assert_allclose(sampled, NUTS[24], rtol=0.03)
     assert noise < 0.015
-    theories = [fp.theory.limit, fp.theory.rescaling, partial(fp.theory.adaptation, closure="gaussian"), TREE]
-    for theory, name in zip(theories, DISCREPANCY, strict=True):
-        row, predicted = e6_predicted(theory, net, tasks)
-        if name in E6:
-            np.testing.assert_allclose(row, E6[name], atol=6e-4, err_msg=name)
-        else:
-            np.testing.assert_allclose(row, NUTS[96], rtol=0.03)
-        error = np.linalg.norm(predicted - f) / np.linalg.norm(tasks[0].y - f)
-        print(name, row, error)
-        assert abs(error - DISCREPANCY[name]) < 0.05 * DISCREPANCY[name] + 6 * noise**2 / DISCREPANCY[name]
+    theories = [fp.theory.limit, fp.theory.rescaling, partial(fp.theory.adaptation, closure="gaussian")]
+    for theory, row in zip(theories, E6.values(), strict=True):
+        np.testing.assert_allclose(e6_predicted(theory, net, tasks), row, atol=6e-4)
+    for theory, expected in zip([*theories, TREE], DISCREPANCY, strict=True):
+        found = discrepancy_error(theory, net, tasks[0], f)
+        assert abs(found - expected) < 0.01 + 0.02 * expected, (found, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_wider_network_of_e6():
-    """N = chi = 96: the tree, which is the same as at N = 24, is nearer to the samples."""
+    """N = chi = 96: the tree, which is that of N = 24, is nearer to the samples; 2.7 % become 1.0 %."""
     net, tasks = e6(96)
-    sampled, f, noise = e6_sampled(net, tasks)
+    sampled, f, _ = e6_sampled(net, tasks)
     np.testing.assert_allclose(sampled, NUTS[96], rtol=0.03)
-    predicted = TREE(net, tasks[0].replace(X_test=None, y_test=None))
-    error = np.linalg.norm(predicted.mean["f"] - f) / np.linalg.norm(tasks[0].y - f)
-    print(sampled, error, noise)
-    assert error < 0.02
+    assert discrepancy_error(TREE, net, tasks[0], f) < 0.02
 
 
 @pytest.mark.slow
