@@ -5,7 +5,9 @@ Sweep the width at standard and at mean-field scaling to see which theory holds 
     fieldprob sweep finite_width --width 16,32,64,128 --scaling standard,mean-field
 
 At standard scaling all theories tend to the infinite-width limit, and the question is who predicts the deviation from
-it. At mean-field scaling the limit stays wrong at every width, and the theories of adaptation become exact.
+it: with the defaults the first order in 1/width for everything, and below as many neurons as points one loop for means
+(at width 16 the kernel is 2 % off, against 26 % of the limit) and rescaling for variances. At mean-field scaling the
+limit stays wrong at every width (50 % in the kernel), and the tree of adaptation becomes exact.
 """
 
 from dataclasses import replace
