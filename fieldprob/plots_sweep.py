@@ -23,7 +23,7 @@ __all__ = ["ROUNDING", "plot_sweep", "swept_axis"]
 
 # Okabe and Ito's colours, distinguishable by colour-blind readers; black is kept for the samples.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
-_LINES = ("-", "--", "-.", ":")
+_LINES: Any = ("-", "--", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 ROUNDING = 1e-10  # a distance below this everywhere is an identity: nothing to draw
 
