@@ -162,6 +162,9 @@ def test_tree_levels_of_adaptation_and_rescaling_have_one_mean_and_two_kernels(c
         np.testing.assert_allclose(adapted.mean[name], rescaled.mean[name], rtol=1e-13, atol=1e-14)
     for name in ("f", "f_test"):
         np.testing.assert_allclose(adapted.covariance[name], rescaled.covariance[name], rtol=1e-10, atol=1e-14)
+    C = np.asarray(adapted.mean["kernel_1"])
+    predictor = C[:, :3] @ np.linalg.solve(C[:3, :3] + NOISE / chi, Y)
+    np.testing.assert_allclose(predictor[3:], rescaled.mean["f_test"][:, 0], rtol=1e-10)
     ratio = adapted.mean["kernel_1"] / rescaled.mean["kernel_1"]
     assert np.max(ratio) - np.min(ratio) > 0.05
 
