@@ -89,7 +89,7 @@ def exact_small(net, task, *, nodes: int | None = None) -> Prediction:
         problem.activations[0],
         directions,
         problem.y,
-        problem.noise,
+        problem.noise_covariance,
         jnp.asarray(problem.readout, float),
         jnp.asarray(problem.widths[0], float),
     )

@@ -21,10 +21,10 @@ from fieldprob.gp import condition, inverse_and_log_determinant
 _STARTS = np.concatenate([[-0.5], [0.0], np.logspace(-2, 0, 12)])
 
 
-def rescale_layers(problem, noise, *, tree: bool) -> dict:
+def rescale_layers(problem, *, tree: bool) -> dict:
     """Moments of a deep network, as `predict` takes them; `problem` is a `Setting`."""
     net = (problem.activations, (*problem.weight_variance, problem.readout), (*problem.bias_variance, 0.0))
-    return _moments(net, problem.kernel_0, noise, problem.y, problem.widths, tree)
+    return _moments(net, problem.kernel_0, problem.noise, problem.y, problem.widths, tree)
 
 
 @partial(jax.jit, static_argnames="tree")

@@ -61,25 +61,24 @@ def rescaling(net, task, order: str = "saddle") -> Prediction:
         raise ValueError(f"order is {order!r}: give one of {', '.join(map(repr, ORDERS))}.")
     theory = "rescaling" if order == "saddle" else f"rescaling ({order})"
     problem = setting(theory, net, task)
-    noise = net.effective_noise(task)
     if net.depth > 1:
         if order not in ("tree", "saddle"):
             raise ValueError(
                 f"order {order!r} is for one hidden layer, and net has {net.depth}: give 'tree' or 'saddle'."
             )
-        moments = rescale_layers(problem, noise, tree=order == "tree")
+        moments = rescale_layers(problem, tree=order == "tree")
         source = "theory 01, F8; theory 02, (60); Pacelli et al., arXiv:2209.04882"
     else:
         K_0, K = net.limit_kernels(problem.X)
-        moments = _moments(K, noise, problem.y, problem.readout, problem.widths[0], order)
+        modes = gp.modes(K, problem.noise, problem.y, problem.rank)
+        moments = _moments(K, modes, problem.readout, problem.widths[0], order)
         moments["kernels"] = {0: K_0, 1: moments["kernels"]}
         source = "theory 02, (18)-(27); Li & Sompolinsky, arXiv:2012.04030; Pacelli et al., arXiv:2209.04882"
     return predict(theory, problem, order=ORDERS[order], source=source, **moments)
 
 
 @partial(jax.jit, static_argnames="order")
-def _moments(K, noise, y, readout, width, order):
-    modes = gp.modes(K, noise, y)
+def _moments(K, modes, readout, width, order):
     average = _quadrature if order == "quadrature" else partial(_saddle, order=order)
     averages, variance, log_evidence = average(modes, width)
     mean, covariance = outputs(modes, K, averages)

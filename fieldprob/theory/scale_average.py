@@ -32,10 +32,9 @@ def outputs(modes: Modes, K: Float[Array, "all_points all_points"], average: Sca
 
     At the data nothing is subtracted from the prior, so that a small noise costs no digits.
     """
-    P = modes.y.shape[0]
-    at_data = (modes.basis * average.kept) @ modes.cross.T
-    others = modes.cross[P:]
-    corner = average.scale * K[P:, P:] - (others * average.explained) @ others.T
+    P, cross = modes.y.shape[0], modes.cross
+    at_data = (modes.basis * modes.kept(average.kept)) @ cross.T
+    corner = average.scale * K[P:, P:] - (modes.others * modes.kept(average.explained)) @ modes.others.T
     covariance = jnp.concatenate([at_data, jnp.concatenate([at_data[:, P:].T, corner], axis=1)])
-    spread = average.spread @ modes.cross.T
-    return Outputs(modes.cross @ average.coefficients, covariance + spread.T @ spread)
+    spread = cross @ modes.kept(average.spread).T
+    return Outputs(cross @ modes.kept(average.coefficients), covariance + spread @ spread.T)
