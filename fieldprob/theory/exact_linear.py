@@ -89,8 +89,8 @@ def _moments(X, K, modes, variances, widths):
 
     def seen(weight, basis):
         """Average of s K (t t^T - (s K + noise)^-1) K, or the same of other linear maps of the data."""
-        drift = basis @ modes.kept(t).T
-        return (drift * (weight * s)) @ drift.T - (basis * modes.kept((weight * s) @ gain)) @ basis.T
+        columns = jnp.concatenate([basis @ modes.kept(t).T, basis], axis=1)
+        return (columns * jnp.concatenate([weight * s, -modes.kept((weight * s) @ gain)])) @ columns.T
 
     kernels, kept, weight = {0: K}, 1.0, jnp.zeros_like(w)
     for layer, width in enumerate(widths, start=1):

@@ -13,10 +13,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jax.scipy.special import gammaln
 
 from fieldprob.gp import condition, inverse_and_log_determinant
+from fieldprob.theory.solvers import minimise
 
 _STARTS = np.concatenate([[-0.5], [0.0], np.logspace(-2, 0, 12)])
 
@@ -87,8 +87,7 @@ def _minimum(action, N, data):
     force = jnp.where(_STARTS < 0, _STARTS * jnp.min(N), _STARTS * largest)
     starts = jnp.log1p(force[:, None] / N)
     start = starts[jnp.argmin(jax.lax.map(lambda x: action(x, frozen), starts))]
-    solver = optx.BFGS(rtol=1e-9, atol=1e-9)
-    found = optx.minimise(action, solver, start, frozen, max_steps=500, throw=False).value
+    found, _ = minimise(action, start, frozen, tol=1e-9)
 
     def newton(x, _):
         hessian = jax.hessian(action)(x, data)

@@ -13,7 +13,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jax.scipy.special import gammaln
 
 from fieldprob import gp
@@ -22,6 +21,7 @@ from fieldprob.prediction import Prediction
 from fieldprob.theory.layer_rescaling import rescale_layers
 from fieldprob.theory.scale_average import ScaleAverage, outputs
 from fieldprob.theory.setting import predict, setting
+from fieldprob.theory.solvers import bracketed_root
 
 ORDERS = {
     "tree": "leading order in 1/N at chi = N",
@@ -125,15 +125,12 @@ def saddle_point(data: gp.Diagonal, width, *, tree: bool):
     In units of noise that force is at least -s tr K / 2 and at most |y|^2 / 8.
     """
 
-    def force(z, data):
-        return jax.grad(partial(action, data, width, tree=tree))(z) / (width / 2 * jnp.exp(z))
+    def force(z, data):  # towards larger z
+        return -jax.grad(partial(action, data, width, tree=tree))(z) / (width / 2 * jnp.exp(z))
 
     lower = -jnp.log1p(jnp.sum(data.eigenvalues) / (width * data.noise)) - 0.1
     upper = jnp.log1p(jnp.sum(data.y**2) / (4 * width * data.noise)) + 0.1
-    solver = optx.Bisection(rtol=1e-15, atol=1e-15, flip=False)
-    options = {"lower": lower, "upper": upper}
-    # the interval shrinks to rounding error in 60 steps, and the residual need not
-    return optx.root_find(force, solver, (lower + upper) / 2, data, options, max_steps=64, throw=False).value
+    return bracketed_root(force, lower, upper, data)
 
 
 def _saddle(modes, width, order):

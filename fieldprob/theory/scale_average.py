@@ -33,8 +33,10 @@ def outputs(modes: Modes, K: Float[Array, "all_points all_points"], average: Sca
     At the data nothing is subtracted from the prior, so that a small noise costs no digits.
     """
     P, cross = modes.y.shape[0], modes.cross
-    at_data = (modes.basis * modes.kept(average.kept)) @ cross.T
-    corner = average.scale * K[P:, P:] - (modes.others * modes.kept(average.explained)) @ modes.others.T
-    covariance = jnp.concatenate([at_data, jnp.concatenate([at_data[:, P:].T, corner], axis=1)])
     spread = cross @ modes.kept(average.spread).T
-    return Outputs(cross @ modes.kept(average.coefficients), covariance + spread @ spread.T)
+    columns = jnp.concatenate([cross, spread], axis=1)
+    at_data = jnp.concatenate([modes.basis * modes.kept(average.kept), spread[:P]], axis=1) @ columns.T
+    others = jnp.concatenate([-modes.others * modes.kept(average.explained), spread[P:]], axis=1) @ columns[P:].T
+    corner = average.scale * K[P:, P:] + others
+    covariance = jnp.concatenate([at_data, jnp.concatenate([at_data[:, P:].T, corner], axis=1)])
+    return Outputs(cross @ modes.kept(average.coefficients), covariance)

@@ -22,8 +22,8 @@ class Setting(NamedTuple):
     """A fully connected network with no bias at its readout, and one output to learn.
 
     `X` holds the `points` training points, then the test points. `noise` is the effective noise variance of the
-    training points: a scalar, (points,), or a covariance. `readout` is the readout variance per fan-in with its 1/chi (theory 02's G);
-    `weight_variance` and `bias_variance` are those of the layers before it, per fan-in.
+    training points: a scalar, (points,), or a covariance. `readout` is the readout variance per fan-in with its 1/chi
+    (theory 02's G); `weight_variance` and `bias_variance` are those of the layers before it, per fan-in.
     """
 
     X: Float[Array, "all_points inputs"]
@@ -50,7 +50,7 @@ class Setting(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """A bound on the rank of every kernel: of a linear network they lie in the span of the inputs and a constant."""
+        """A bound on the rank of every kernel: a linear network spans its inputs and a constant."""
         linear = all(isinstance(phi, Linear) for phi in self.activations)
         return min(self.points, self.X.shape[1] + 1) if linear else self.points
 
