@@ -36,7 +36,7 @@ class _State(NamedTuple):
 class _Problem(NamedTuple):
     """The data, K_0 diagonal, with G the readout variance with its 1/chi and N the width."""
 
-    data: gp.Diagonal
+    data: gp.Modes
     G: Float[Array, ""]
     N: Float[Array, ""]
 
