@@ -135,10 +135,10 @@ def centred_kernel_alignment(
         raise ValueError(
             f"K has {kernel[-1]} points and Y has {targets[-2]}: give both on the same, the training points"
         )
+    Y = Y - Y.mean(axis=-2, keepdims=True)
+    overlap = ((K @ Y) * Y).sum(axis=(-2, -1))  # the same with K centred
     K = K - K.mean(axis=-1, keepdims=True)
     K = K - K.mean(axis=-2, keepdims=True)
-    Y = Y - Y.mean(axis=-2, keepdims=True)
-    overlap = ((K @ Y) * Y).sum(axis=(-2, -1))
     gram = Y.swapaxes(-2, -1) @ Y  # |YYᵀ| = |YᵀY| in the Frobenius norm, and outputs are few
     square = (K * K).sum(axis=(-2, -1)) * (gram * gram).sum(axis=(-2, -1))
     return overlap / (square + (square == 0)) ** 0.5

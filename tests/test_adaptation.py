@@ -1,5 +1,7 @@
 """Kernel adaptation against exact results: linear networks at any width, other activations at two points."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,17 +276,17 @@ def test_loop_and_hessian_are_the_derivatives_of_the_action():
     net = network(12, 12, "erf", 2.0, 1.5)
     neuron, regressed = neuron_and_data("test", setting("test", net, fp.Task(X2, Y2, 0.3, [[0.3, 0.7]])))
     neurons = quadrature(neuron)
-    features = neuron.all_features(neurons.w)
+    everywhere = dataclasses.replace(neuron, points=3)
     whole = regressed._replace(y=jnp.zeros(3), noise=jnp.zeros((3, 3)))
     tau = jnp.array([3.0, -2.0, 0.0])
 
     def at_all_points(tau):
-        return nonlinear.action(tau, (features, neurons, whole))
+        return nonlinear.action(tau, (everywhere, neurons, whole))
 
     def log_det(tau):
         return jnp.linalg.slogdet(at_all_points(tau).hessian[:2, :2] + regressed.noise)[1]
 
-    at = nonlinear.measure_at(tau[:2], features[:, :2], neurons, regressed)
+    at = nonlinear.measure_at(tau[:2], neuron, neurons, regressed)
     _, H = nonlinear.grams(neuron, neurons, at, regressed)
     loop = nonlinear.loop_correction(neuron, neurons, at, regressed, H, response=True)
     gradient = jax.grad(lambda tau: at_all_points(tau).value)(tau)

@@ -264,6 +264,26 @@ def test_maps_over_scale_and_noise():
     np.testing.assert_allclose(mapped[1], predict(0.2, 0.075), rtol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_deep_rescaling_is_jitted_mapped_and_differentiated():
+    """In the readout variance against central differences; a map over targets is a loop."""
+
+    def predict(readout, y):
+        net = fp.Mlp((5, 4), 2, "erf", readout_variance=readout, scaling="mean-field")
+        return rescaling(net, TASK.replace(y=y)).mean["f_test"][:, 0]
+
+    def with_slope(readout, y):
+        return jax.jvp(lambda readout: predict(readout, y), (readout,), (jnp.ones(()),))
+
+    y, h = TASK.y[:, 0], 1e-4
+    readouts, targets = jnp.array([0.8, 0.8 + h, 0.8 - h, 0.8]), jnp.stack([y, y, y, y[::-1]])
+    values, slopes = jax.jit(jax.vmap(with_slope))(readouts, targets)
+    one = jax.jit(predict)
+    np.testing.assert_allclose(values[jnp.array([0, 3])], [one(0.8, y), one(0.8, y[::-1])], rtol=1e-8)
+    np.testing.assert_allclose(slopes[0], (values[1] - values[2]) / (2 * h), rtol=1e-5)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="order is 'loop': give one of 'tree'"):
         rescaling(linear(3), TASK, "loop")

@@ -46,14 +46,9 @@ def exact_linear(net, task) -> Prediction:
     (4, 4)
     """
     problem = setting("exact linear", net, task, linear=True)
-    moments = _moments(
-        problem.X,
-        problem.y,
-        net.limit_kernels(problem.X)[-1],
-        net.effective_noise(task),
-        (*problem.weight_variance, problem.readout),
-        problem.widths,
-    )
+    K = net.limit(problem.X)
+    modes = gp.modes(K, problem.noise, problem.y, problem.rank)
+    moments = _moments(problem.X, K, modes, (*problem.weight_variance, problem.readout), problem.widths)
     return predict(
         "exact linear",
         problem,
@@ -64,9 +59,8 @@ def exact_linear(net, task) -> Prediction:
 
 
 @jax.jit
-def _moments(X, y, K, noise, variances, widths):
-    P, L = y.shape[0], len(widths)
-    modes = gp.modes(K, noise, y)
+def _moments(X, K, modes, variances, widths):
+    P, L = modes.y.shape[0], len(widths)
     nodes = posterior_nodes(modes, widths)
     s = jnp.exp(nodes.z)
     log_likelihood = modes.log_likelihood(s) + nodes.log_weight
@@ -93,25 +87,24 @@ def _moments(X, y, K, noise, variances, widths):
     )
     mean, covariance = outputs(modes, K, average)
 
-    def seen(weight, drift, basis):
+    def seen(weight, basis):
         """Average of s K (t t^T - (s K + noise)^-1) K, or the same of other linear maps of the data."""
-        return (drift * (weight * s)[:, None]).T @ drift - (basis * ((weight * s) @ gain)) @ basis.T
+        columns = jnp.concatenate([basis @ modes.kept(t).T, basis], axis=1)
+        return (columns * jnp.concatenate([weight * s, -modes.kept((weight * s) @ gain)])) @ columns.T
 
-    drift = t @ modes.cross.T
     kernels, kept, weight = {0: K}, 1.0, jnp.zeros_like(w)
     for layer, width in enumerate(widths, start=1):
         fresh = weights(*(1,) * (layer - 1), *(0,) * (L - layer + 1))
         kept = (1 - 1 / width) * kept + jnp.sum(fresh) / width
         weight = (1 - 1 / width) * weight + fresh / width
-        kernels[layer] = kept * K + seen(weight, drift, modes.cross)
+        kernels[layer] = kept * K + seen(weight, modes.cross)
     later = 1.0
     for layer in range(L, -1, -1):
         kernels[layer] = kernels[layer] / later
         later = later * variances[layer]
 
     prior = variances[0] / X.shape[1]
-    inputs = modes.project(X[:P]).T
-    first = seen(w, t @ inputs.T, inputs) * prior**2 * jnp.prod(jnp.asarray(variances[1:])) / widths[0]
+    first = seen(w, modes.project(X[:P]).T) * prior**2 * jnp.prod(jnp.asarray(variances[1:])) / widths[0]
     norm = [variances[-1] ** power * jnp.sum(weights(*(0,) * (L - 1), power)) for power in (1, 2)]
     return {
         "mean": mean,

@@ -20,7 +20,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jax import Array
 from jax.scipy.special import logsumexp
 from jaxtyping import Float
@@ -29,6 +28,7 @@ from fieldprob.activations import Activation, Exp, Monomial
 from fieldprob.activations.polar import radial_rule
 from fieldprob.prediction import Prediction
 from fieldprob.theory.setting import Setting, predict, setting
+from fieldprob.theory.solvers import minimise
 
 _NODES = {1: 161, 2: 81, 3: 41}  # contour nodes of each dimension, by the number of points
 _ANGLES, _RADII = 24, 40  # of an arc between two rays
@@ -89,7 +89,7 @@ def exact_small(net, task, *, nodes: int | None = None) -> Prediction:
         problem.activations[0],
         directions,
         problem.y,
-        problem.noise,
+        problem.noise_covariance,
         jnp.asarray(problem.readout, float),
         jnp.asarray(problem.widths[0], float),
     )
@@ -186,9 +186,8 @@ def _saddle(problem: _Problem, rule: _Rule) -> tuple[Array, Array]:
     untilted = _inverse_root(problem.noise + problem.G * (train.T * weights) @ train)
     saddle = jnp.zeros_like(problem.y)
     if not isinstance(problem.activation, _UNTILTED):
-        solver = optx.BFGS(rtol=1e-6, atol=1e-6)  # any point will do: it need not be the exact saddle
-        found = optx.minimise(lambda u, _: exponent(untilted @ u), solver, saddle, throw=False)
-        saddle = untilted @ found.value
+        # any point will do: it need not be the exact saddle
+        saddle = untilted @ minimise(lambda u, _: exponent(untilted @ u), saddle, tol=1e-6)[0]
     return saddle, _inverse_root(jax.hessian(exponent)(saddle))
 
 

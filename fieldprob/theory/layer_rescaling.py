@@ -13,18 +13,18 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 from jax.scipy.special import gammaln
 
 from fieldprob.gp import condition, inverse_and_log_determinant
+from fieldprob.theory.solvers import minimise
 
 _STARTS = np.concatenate([[-0.5], [0.0], np.logspace(-2, 0, 12)])
 
 
-def rescale_layers(problem, noise, *, tree: bool) -> dict:
+def rescale_layers(problem, *, tree: bool) -> dict:
     """Moments of a deep network, as `predict` takes them; `problem` is a `Setting`."""
     net = (problem.activations, (*problem.weight_variance, problem.readout), (*problem.bias_variance, 0.0))
-    return _moments(net, problem.kernel_0, noise, problem.y, problem.widths, tree)
+    return _moments(net, problem.kernel_0, problem.noise, problem.y, problem.widths, tree)
 
 
 @partial(jax.jit, static_argnames="tree")
@@ -87,8 +87,7 @@ def _minimum(action, N, data):
     force = jnp.where(_STARTS < 0, _STARTS * jnp.min(N), _STARTS * largest)
     starts = jnp.log1p(force[:, None] / N)
     start = starts[jnp.argmin(jax.lax.map(lambda x: action(x, frozen), starts))]
-    solver = optx.BFGS(rtol=1e-9, atol=1e-9)
-    found = optx.minimise(action, solver, start, frozen, max_steps=500, throw=False).value
+    found, _ = minimise(action, start, frozen, tol=1e-9)
 
     def newton(x, _):
         hessian = jax.hessian(action)(x, data)

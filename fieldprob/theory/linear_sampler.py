@@ -46,7 +46,7 @@ def sample_exact_linear(key, net, task, draws: int) -> dict[str, Array]:
     if has_bias := not (isinstance(bias, float) and bias == 0.0):
         columns.append(jnp.full((len(problem.X), 1), jnp.sqrt(bias)))
     F = jnp.concatenate(columns, axis=1)
-    W, a = _draw(key, F, problem.y, net.effective_noise(task), problem.readout, problem.widths[0], draws)
+    W, a = _draw(key, F, problem.y, problem.noise, problem.readout, problem.widths[0], draws)
 
     h = F @ jnp.swapaxes(W, 1, 2)  # (draws, points, neurons)
     f = h @ a[..., None]

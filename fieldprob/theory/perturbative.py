@@ -244,7 +244,7 @@ class _Limit(NamedTuple):
 
 def _limit(problem: Setting, K) -> _Limit:
     P, size = problem.points, K.shape[0]
-    factor = jnp.linalg.cholesky(K[:P, :P] + problem.noise)
+    factor = jnp.linalg.cholesky(K[:P, :P] + problem.noise_covariance)
     inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(P))
     d = inverse @ problem.y
     residual = jnp.eye(size).at[:, :P].add(-K[:, :P] @ inverse)

@@ -13,7 +13,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jax.scipy.special import gammaln
 
 from fieldprob import gp
@@ -22,6 +21,7 @@ from fieldprob.prediction import Prediction
 from fieldprob.theory.layer_rescaling import rescale_layers
 from fieldprob.theory.scale_average import ScaleAverage, outputs
 from fieldprob.theory.setting import predict, setting
+from fieldprob.theory.solvers import bracketed_root
 
 ORDERS = {
     "tree": "leading order in 1/N at chi = N",
@@ -61,25 +61,24 @@ def rescaling(net, task, order: str = "saddle") -> Prediction:
         raise ValueError(f"order is {order!r}: give one of {', '.join(map(repr, ORDERS))}.")
     theory = "rescaling" if order == "saddle" else f"rescaling ({order})"
     problem = setting(theory, net, task)
-    noise = net.effective_noise(task)
     if net.depth > 1:
         if order not in ("tree", "saddle"):
             raise ValueError(
                 f"order {order!r} is for one hidden layer, and net has {net.depth}: give 'tree' or 'saddle'."
             )
-        moments = rescale_layers(problem, noise, tree=order == "tree")
+        moments = rescale_layers(problem, tree=order == "tree")
         source = "theory 01, F8; theory 02, (60); Pacelli et al., arXiv:2209.04882"
     else:
         K_0, K = net.limit_kernels(problem.X)
-        moments = _moments(K, noise, problem.y, problem.readout, problem.widths[0], order)
+        modes = gp.modes(K, problem.noise, problem.y, problem.rank)
+        moments = _moments(K, modes, problem.readout, problem.widths[0], order)
         moments["kernels"] = {0: K_0, 1: moments["kernels"]}
         source = "theory 02, (18)-(27); Li & Sompolinsky, arXiv:2012.04030; Pacelli et al., arXiv:2209.04882"
     return predict(theory, problem, order=ORDERS[order], source=source, **moments)
 
 
 @partial(jax.jit, static_argnames="order")
-def _moments(K, noise, y, readout, width, order):
-    modes = gp.modes(K, noise, y)
+def _moments(K, modes, readout, width, order):
     average = _quadrature if order == "quadrature" else partial(_saddle, order=order)
     averages, variance, log_evidence = average(modes, width)
     mean, covariance = outputs(modes, K, averages)
@@ -126,15 +125,12 @@ def saddle_point(data: gp.Diagonal, width, *, tree: bool):
     In units of noise that force is at least -s tr K / 2 and at most |y|^2 / 8.
     """
 
-    def force(z, data):
-        return jax.grad(partial(action, data, width, tree=tree))(z) / (width / 2 * jnp.exp(z))
+    def force(z, data):  # towards larger z
+        return -jax.grad(partial(action, data, width, tree=tree))(z) / (width / 2 * jnp.exp(z))
 
     lower = -jnp.log1p(jnp.sum(data.eigenvalues) / (width * data.noise)) - 0.1
     upper = jnp.log1p(jnp.sum(data.y**2) / (4 * width * data.noise)) + 0.1
-    solver = optx.Bisection(rtol=1e-15, atol=1e-15, flip=False)
-    options = {"lower": lower, "upper": upper}
-    # the interval shrinks to rounding error in 60 steps, and the residual need not
-    return optx.root_find(force, solver, (lower + upper) / 2, data, options, max_steps=64, throw=False).value
+    return bracketed_root(force, lower, upper, data)
 
 
 def _saddle(modes, width, order):

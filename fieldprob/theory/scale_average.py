@@ -32,10 +32,11 @@ def outputs(modes: Modes, K: Float[Array, "all_points all_points"], average: Sca
 
     At the data nothing is subtracted from the prior, so that a small noise costs no digits.
     """
-    P = modes.y.shape[0]
-    at_data = (modes.basis * average.kept) @ modes.cross.T
-    others = modes.cross[P:]
-    corner = average.scale * K[P:, P:] - (others * average.explained) @ others.T
+    P, cross = modes.y.shape[0], modes.cross
+    spread = cross @ modes.kept(average.spread).T
+    columns = jnp.concatenate([cross, spread], axis=1)
+    at_data = jnp.concatenate([modes.basis * modes.kept(average.kept), spread[:P]], axis=1) @ columns.T
+    others = jnp.concatenate([-modes.others * modes.kept(average.explained), spread[P:]], axis=1) @ columns[P:].T
+    corner = average.scale * K[P:, P:] + others
     covariance = jnp.concatenate([at_data, jnp.concatenate([at_data[:, P:].T, corner], axis=1)])
-    spread = average.spread @ modes.cross.T
-    return Outputs(modes.cross @ average.coefficients, covariance + spread.T @ spread)
+    return Outputs(cross @ modes.kept(average.coefficients), covariance)

@@ -3,6 +3,7 @@ fully connected network, and a `Prediction` of its function-space statistics."""
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,16 +21,16 @@ from fieldprob.theory.precision import require_float64
 class Setting(NamedTuple):
     """A fully connected network with no bias at its readout, and one output to learn.
 
-    `X` holds the `points` training points, then the test points. `noise` is the effective noise covariance of the
-    training points, (points, points). `readout` is the readout variance per fan-in with its 1/chi (theory 02's G);
-    `weight_variance` and `bias_variance` are those of the layers before it, per fan-in.
+    `X` holds the `points` training points, then the test points. `noise` is the effective noise variance of the
+    training points: a scalar, (points,), or a covariance. `readout` is the readout variance per fan-in with its 1/chi
+    (theory 02's G); `weight_variance` and `bias_variance` are those of the layers before it, per fan-in.
     """
 
     X: Float[Array, "all_points inputs"]
     y: Float[Array, " points"]
     y_test: Float[Array, " test_points"] | None
     points: int
-    noise: Float[Array, "points points"]
+    noise: Float[Array, "..."]
     widths: tuple[int, ...]
     chi: float
     readout: Any
@@ -40,13 +41,18 @@ class Setting(NamedTuple):
     @property
     def kernel_0(self) -> Float[Array, "all_points all_points"]:
         """Covariance of the first layer's pre-activations (theory 02's K_0)."""
-        gram = jnp.matmul(self.X, self.X.T) / self.X.shape[1]
-        return self.bias_variance[0] + self.weight_variance[0] * (gram + gram.T) / 2
+        return _kernel_0(self.X, self.weight_variance[0], self.bias_variance[0])
 
-    def whitener(self) -> Float[Array, "points points"]:
-        """The inverse of the noise's Cholesky factor R: R y has unit noise, R K R^T is the kernel it sees."""
-        factor = jnp.linalg.cholesky(self.noise)
-        return jnp.linalg.inv(factor)
+    @property
+    def noise_covariance(self) -> Float[Array, "points points"]:
+        """The effective noise of the training points as a matrix."""
+        return self.noise if self.noise.ndim == 2 else jnp.diag(jnp.broadcast_to(self.noise, (self.points,)))
+
+    @property
+    def rank(self) -> int:
+        """A bound on the rank of every kernel: a linear network spans its inputs and a constant."""
+        linear = all(isinstance(phi, Linear) for phi in self.activations)
+        return min(self.points, self.X.shape[1] + 1) if linear else self.points
 
 
 def setting(theory: str, net, task, *, linear: bool = False, depth: int | None = None) -> Setting:
@@ -78,9 +84,7 @@ def setting(theory: str, net, task, *, linear: bool = False, depth: int | None =
         raise ValueError(f"theory {theory!r} is for linear networks: give activation='linear'.")
     if linear and not all(_zero(b) for b in net.bias_variance[1:]):
         raise ValueError(f"theory {theory!r} is for linear networks without bias after the first layer.")
-    P = task.points
     noise = jnp.asarray(net.effective_noise(task), dtype=float)
-    noise = noise if noise.ndim == 2 else jnp.diag(jnp.broadcast_to(noise, (P,)))
     if not isinstance(noise, Tracer):
         _require_positive_definite(theory, noise)
     X = task.X if not task.test_points else jnp.concatenate([task.X, task.X_test])
@@ -88,7 +92,7 @@ def setting(theory: str, net, task, *, linear: bool = False, depth: int | None =
         X=X,
         y=task.y[:, 0],
         y_test=None if task.y_test is None else task.y_test[:, 0],
-        points=P,
+        points=task.points,
         noise=noise,
         widths=net.widths,
         chi=net.chi,
@@ -137,7 +141,7 @@ def predict(
     for layer, kernel in (kernels or {}).items():
         means[f"kernel_{layer}"] = kernel
         if layer > 0:
-            means[f"alignment_{layer}"] = statistics.centred_kernel_alignment(kernel[:P, :P], problem.y[:, None])
+            means[f"alignment_{layer}"] = _alignment(kernel[:P, :P], problem.y[:, None])
     if variance is not None:
         means["train_loss"] = jnp.mean((problem.y - mean[:P]) ** 2) + jnp.mean(variance[:P])
         if problem.y_test is not None:
@@ -154,11 +158,20 @@ def predict(
     )
 
 
+_alignment = jax.jit(statistics.centred_kernel_alignment)
+
+
+@jax.jit
+def _kernel_0(X, weight_variance, bias_variance):
+    gram = X @ X.T / X.shape[1]
+    return bias_variance + weight_variance * (gram + gram.T) / 2
+
+
 def _zero(value) -> bool:
     return not isinstance(value, Tracer) and not np.any(np.asarray(value))
 
 
 def _require_positive_definite(theory: str, noise) -> None:
-    noise = np.asarray(noise)
-    if not np.all(np.isfinite(noise)) or np.linalg.eigvalsh(noise)[0] <= 0:
+    positive = np.isfinite(jnp.linalg.cholesky(noise)) if noise.ndim == 2 else (noise > 0) & np.isfinite(noise)
+    if not np.all(positive):
         raise ValueError(f"theory {theory!r}: the noise covariance is not positive definite, raise noise_variance.")

@@ -50,7 +50,7 @@ def bracketed_root(function: Callable, lower, upper, args: Any = ()) -> Float[Ar
         (lower + upper) / 2,
         args,
         options={"lower": lower - 1e-9, "upper": upper + 1e-9},
-        max_steps=200,
+        max_steps=64,  # the interval shrinks to rounding error in 60, and the residual need not
         throw=False,
     )
     return solution.value
@@ -146,21 +146,3 @@ def minimise(function: Callable, start: Float[Array, " n"], args: Any = (), *, t
     """
     solution = optx.minimise(function, optx.BFGS(rtol=tol, atol=tol), start, args, max_steps=1000, throw=False)
     return solution.value, solution.result == optx.RESULTS.successful
-
-
-def implicit_root(residual: Callable, x, args: Any = ()):
-    """`x`, a root of `residual` (x, args) found by other means, with the derivatives of the implicit function.
-
-    >>> two = implicit_root(lambda x, c: x**2 - c, jnp.array(2.0), 4.0)
-    >>> float(two), float(jax.grad(lambda c: implicit_root(lambda x, c: x**2 - c, jnp.array(2.0), c))(4.0))
-    (2.0, 0.25)
-    """
-
-    def tangent_solve(linear, y):
-        size = jnp.size(y)
-        matrix = jax.jacobian(linear)(y).reshape(size, size)
-        return jnp.linalg.solve(matrix, y.reshape(size)).reshape(y.shape)
-
-    return jax.lax.custom_root(
-        lambda x: residual(x, args), jax.lax.stop_gradient(x), lambda _, found: found, tangent_solve
-    )

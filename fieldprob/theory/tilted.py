@@ -52,13 +52,14 @@ class Neuron(eqx.Module):
     def directions(self) -> int:
         return self.coordinates.shape[1]
 
+    @property
+    def at_data(self) -> "Neuron":
+        """The same neuron, which sees the training points only."""
+        return eqx.tree_at(lambda neuron: neuron.coordinates, self, self.coordinates[: self.points])
+
     def features(self, w: Float[Array, "*samples directions"]) -> Float[Array, "*samples points"]:
         """Activations at the training points."""
         return self.activation.phi(w @ self.coordinates[: self.points].T)
-
-    def all_features(self, w: Float[Array, "samples directions"]) -> Float[Array, "samples all_points"]:
-        """Activations at training, then test points."""
-        return self.activation.phi(w @ self.coordinates.T)
 
     def weight_covariance(self, second_moment: Float[Array, "directions directions"]) -> Float[Array, "inputs inputs"]:
         """E[w w^T] over the inputs; directions orthogonal to the points keep their prior."""
@@ -158,30 +159,39 @@ def tilt(features: Float[Array, "samples points"], neurons: Neurons, vectors, co
     return Tilt(log_normaliser, jnp.exp(exponent - log_normaliser))
 
 
+def over_neurons(function, neuron: Neuron, w: Float[Array, "samples directions"]) -> Float[Array, " samples"]:
+    """`function` of the activations of some neurons at the training points, (neurons, points) -> (neurons,), of all."""
+    part = jax.checkpoint(lambda chunk: function(neuron.features(chunk[0])))
+    return jax.lax.map(part, _chunks(w)).reshape(-1)[: len(w)]
+
+
 def first_moment(
     neuron: Neuron, w: Float[Array, "samples directions"], weights: Float[Array, " samples"]
 ) -> Float[Array, " all_points"]:
     """Sum over neurons of weights phi at all points."""
-    return _sum_in_chunks(lambda phi, a: phi.T @ a[:, 0], neuron, w, weights[:, None])
+    return _sum_in_chunks(lambda phi, a: phi @ a[:, 0], neuron, w, weights[:, None])
 
 
 def second_moments(
     neuron: Neuron, w: Float[Array, "samples directions"], weights: Float[Array, "samples sets"]
 ) -> Float[Array, "sets all_points all_points"]:
     """Sum over neurons of weights phi phi^T at all points, for each set of weights."""
-    return _sum_in_chunks(lambda phi, a: jnp.stack([(phi * c[:, None]).T @ phi for c in a.T]), neuron, w, weights)
+    return _sum_in_chunks(lambda phi, a: jnp.stack([(phi * c) @ phi.T for c in a.T]), neuron, w, weights)
 
 
 def _sum_in_chunks(function, neuron: Neuron, w, weights):
-    # activations at test points are never all held at once
-    chunks = -(-len(w) // _CHUNK)
-    padding = ((0, -len(w) % chunks), (0, 0))
-    split = jax.tree.map(lambda x: jnp.pad(x, padding).reshape(chunks, -1, x.shape[1]), (w, weights))
-    part = jax.checkpoint(lambda chunk: function(neuron.all_features(chunk[0]), chunk[1]))
-    start = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, jax.tree.map(lambda x: x[0], split))
-    )
-    return jax.lax.scan(lambda total, chunk: (total + part(chunk), None), start, split)[0]
+    """The sum of `function` of activations (all points, samples) and weights (samples, sets)."""
+    split = _chunks(w, weights)
+    part = jax.checkpoint(lambda chunk: function(neuron.activation.phi(neuron.coordinates @ chunk[0].T), chunk[1]))
+    shape = jax.eval_shape(part, jax.tree.map(lambda x: x[0], split))
+    return jax.lax.scan(lambda total, chunk: (total + part(chunk), None), jnp.zeros(shape.shape, shape.dtype), split)[0]
+
+
+def _chunks(*arrays: Float[Array, "samples _"]):
+    # activations are never all held at once
+    chunks = -(-len(arrays[0]) // _CHUNK)
+    padding = ((0, -len(arrays[0]) % chunks), (0, 0))
+    return tuple(jnp.pad(x, padding).reshape(chunks, -1, x.shape[1]) for x in arrays)
 
 
 # --- quadrature -------------------------------------------------------------------------------------------------------
@@ -333,7 +343,7 @@ def largest_growth(neuron: Neuron, w: Float[Array, "samples directions"], vector
         return coefficient * neuron.variance * ((plus * jax.nn.relu(h) + minus * jax.nn.relu(-h)) @ vector) ** 2
 
     units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
-    best = units[jnp.argsort(-growth(units))[:32]]
+    best = units[jnp.argsort(-jax.lax.map(growth, units, batch_size=_CHUNK))[:32]]
     gradient = jax.grad(lambda n: jnp.sum(growth(n)))
 
     def ascend(n, size):  # to a maximum that may be a kink: steps of shrinking size

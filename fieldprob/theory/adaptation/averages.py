@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from fieldprob.theory.adaptation.closure import gaussian_closure
-from fieldprob.theory.adaptation.nonlinear import Data, saddle
+from fieldprob.theory.adaptation.nonlinear import Data, measure_at, saddle
 from fieldprob.theory.solvers import require_converged
 from fieldprob.theory.tilted import (
     Neuron,
@@ -20,7 +20,6 @@ from fieldprob.theory.tilted import (
     quadrature,
     require_sample_size,
     slopes,
-    tilt,
 )
 
 _ROUNDS = 4
@@ -85,7 +84,7 @@ def _importance_rounds(theory: str, neuron: Neuron, data: Data, base, tau, sampl
     for round_key in jax.random.split(key, _ROUNDS - 1):
         neurons = importance(neuron, covariance, _multiple(samples), round_key)
         tau, _, _ = saddle(neuron, neurons, data, tau)
-        measure = tilt(neuron.features(neurons.w), neurons, tau[:, None], jnp.asarray(data.G / data.N)[None])
+        measure = measure_at(tau, neuron, neurons, data)
         covariance = 0.8 * (neurons.w * measure.probability[:, None]).T @ neurons.w + 0.2 * base
     neurons = importance(neuron, covariance, _multiple(samples), jax.random.fold_in(key, _ROUNDS))
     tau, sample_size = _solve(theory, neuron, neurons, data, tau)

@@ -23,8 +23,6 @@ from fieldprob.theory.adaptation.nonlinear import Data
 from fieldprob.theory.solvers import minimise, require_converged
 from fieldprob.theory.tilted import Neuron
 
-_BATCH = 32
-
 
 class Closure(NamedTuple):
     """The factor L, by its parameters, and the conjugate field it comes with."""
@@ -78,7 +76,7 @@ def predictions(neuron: Neuron, closure: Closure, data: Data) -> dict[str, Any]:
         push = jax.jvp(force, (parameters,), (tangent,))[1]
         return push, jax.jvp(jax.grad(gain), (parameters,), (tangent,))[1]
 
-    push, curvature = jax.lax.map(along, jnp.eye(n), batch_size=_BATCH)
+    push, curvature = jax.lax.map(along, jnp.eye(n))  # one at a time: each holds several kernels
     H = C - push.T @ jnp.linalg.solve((curvature + curvature.T) / 2, push)
     M = data.noise + H[:P, :P]
     covariance = H - H[:, :P] @ jnp.linalg.solve(M, H[:P])

@@ -12,14 +12,13 @@ much as the tree, O(samples points^2).
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from fieldprob.theory.solvers import Derivatives, minimise_convex, require_converged, root
-from fieldprob.theory.tilted import Neuron, Neurons, first_moment, second_moments, tilt
+from fieldprob.theory.tilted import Neuron, Neurons, first_moment, over_neurons, second_moments, tilt
 
 _BLOCKS = 16
 
@@ -37,7 +36,6 @@ class Measure(NamedTuple):
     """A field `tau`, and the tilted measure there."""
 
     tau: Float[Array, " points"]
-    features: Float[Array, "samples points"]
     probability: Float[Array, " samples"]
     u: Float[Array, " samples"]
     log_normaliser: Float[Array, ""]
@@ -50,36 +48,37 @@ class Loop(NamedTuple):
     probability: Float[Array, " samples"]
 
 
-def measure_at(tau, features, neurons: Neurons, data: Data) -> Measure:
-    measure = tilt(features, neurons, tau[:, None], jnp.asarray(data.G / data.N)[None])
-    return Measure(tau, features, measure.probability, features @ tau, measure.log_normaliser)
+def measure_at(tau, neuron: Neuron, neurons: Neurons, data: Data) -> Measure:
+    u = over_neurons(lambda phi: phi @ tau, neuron, neurons.w)
+    measure = tilt(u[:, None], neurons, jnp.ones((1, 1)), jnp.asarray(data.G / data.N)[None])
+    return Measure(tau, measure.probability, u, measure.log_normaliser)
 
 
-def action(tau: Float[Array, " points"], args: tuple[Float[Array, "samples points"], Neurons, Data]) -> Derivatives:
+def action(tau: Float[Array, " points"], args: tuple[Neuron, Neurons, Data]) -> Derivatives:
     """The convex function -tau . y + tau . noise tau / 2 + 𝒦(tau) that the saddle minimises, with its derivatives."""
-    features, neurons, data = args
-    at = measure_at(tau, features, neurons, data)
-    g = features.T @ (at.probability * at.u)
+    neuron, neurons, data = args
+    at = measure_at(tau, neuron, neurons, data)
+    g = first_moment(neuron.at_data, neurons.w, at.probability * at.u)
     curvature = at.probability * (data.G + data.G**2 / data.N * at.u**2)
+    H = second_moments(neuron.at_data, neurons.w, curvature[:, None])[0]
     return Derivatives(
         value=tau @ (data.noise @ tau / 2 - data.y) + data.N * at.log_normaliser,
         gradient=data.noise @ tau - data.y + data.G * g,
-        hessian=data.noise + (features * curvature[:, None]).T @ features - data.G**2 / data.N * jnp.outer(g, g),
+        hessian=data.noise + H - data.G**2 / data.N * jnp.outer(g, g),
     )
 
 
 @jax.jit
 def saddle(neuron: Neuron, neurons: Neurons, data: Data, start: Float[Array, " points"]):
     """The field at the saddle, whether it was found, and the effective sample size of the measure there."""
-    features = neuron.features(neurons.w)
-    tau, converged = minimise_convex(action, start, (features, neurons, data))
-    return tau, converged, 1 / jnp.sum(measure_at(tau, features, neurons, data).probability ** 2)
+    tau, converged = minimise_convex(action, start, (neuron, neurons, data))
+    return tau, converged, 1 / jnp.sum(measure_at(tau, neuron, neurons, data).probability ** 2)
 
 
 @jax.jit
 def tree(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
     """Means, covariance, kernel and weights at the saddle, and the evidence with its determinant (31)."""
-    at = measure_at(tau, neuron.features(neurons.w), neurons, data)
+    at = measure_at(tau, neuron, neurons, data)
     gram, H = grams(neuron, neurons, at, data)
     M, cross = _coupling(H, data)
     log_det = jnp.linalg.slogdet(M)[1]
@@ -100,7 +99,7 @@ def tree(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " point
 @jax.jit
 def one_loop(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
     """Mean, kernel and weights to one loop about the saddle, (32) and (44)."""
-    at = measure_at(tau, neuron.features(neurons.w), neurons, data)
+    at = measure_at(tau, neuron, neurons, data)
     gram, H = grams(neuron, neurons, at, data)
     M, cross = _coupling(H, data)
     loop = loop_correction(neuron, neurons, at, data, H, response=True)
@@ -123,21 +122,19 @@ def self_consistent(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Arr
 @jax.jit
 def _self_consistent(neuron, neurons, data, tau):
     points = len(tau)
-    inside = eqx.tree_at(lambda n: n.coordinates, neuron, neuron.coordinates[:points])
-    features = neuron.features(neurons.w)
 
     def defect(tau, args):
         """In units of tau, whatever the noise."""
         neuron, neurons, data, M = args
-        at = measure_at(tau, features, neurons, data)
+        at = measure_at(tau, neuron, neurons, data)
         gram, H = grams(neuron, neurons, at, data)
         loop = loop_correction(neuron, neurons, at, data, H, response=False)
         return jnp.linalg.solve(M, data.noise @ tau + data.G * gram @ tau - data.y - loop.t / 2)
 
-    M = jax.lax.stop_gradient(action(tau, (features, neurons, data)).hessian)
-    args = (inside, neurons, data, M)
+    inside = (neuron.at_data, neurons, data)
+    args = (*inside, jax.lax.stop_gradient(action(tau, inside).hessian))
     tau, converged = root(defect, tau - defect(tau, args), args)
-    at = measure_at(tau, features, neurons, data)
+    at = measure_at(tau, neuron, neurons, data)
     gram, H = grams(neuron, neurons, at, data)
     loop = loop_correction(neuron, neurons, at, data, H, response=False)
     mean = data.G * gram[:, :points] @ tau - loop.t / 2
@@ -172,17 +169,21 @@ def loop_correction(neuron: Neuron, neurons: Neurons, at: Measure, data: Data, H
     G, N, p, u = data.G, data.N, at.probability, at.u
     M, cross = _coupling(H, data)
     M_inverse = jnp.linalg.inv(M)
-    g = at.features.T @ (p * u)
+    g = first_moment(neuron.at_data, neurons.w, p * u)
     Mg = M_inverse @ g
-    q = jnp.sum((at.features @ M_inverse) * at.features, axis=1)
+    q = over_neurons(lambda phi: jnp.sum((phi @ M_inverse) * phi, axis=1), neuron, neurons.w)
+
+    def along(vector):
+        return over_neurons(lambda phi: phi @ vector, neuron, neurons.w)
+
     curvature = (G + G**2 / N * u**2) * q
     mean_curvature = p @ curvature
     t = first_moment(neuron, neurons.w, p * u * (G / N * (curvature - mean_curvature) + 2 * G**2 / N * q))
     t = t - 2 * G / N * cross @ Mg
-    change = (curvature - mean_curvature) / N - 2 * (G / N) ** 2 * (u * (at.features @ Mg) - g @ Mg)
+    change = (curvature - mean_curvature) / N - 2 * (G / N) ** 2 * (u * along(Mg) - g @ Mg)
     if response:
         Mt = M_inverse @ t[: len(g)]
-        change = change - G / N * (u * (at.features @ Mt) - g @ Mt)
+        change = change - G / N * (u * along(Mt) - g @ Mt)
     return Loop(t, p * (1 - change / 2))
 
 
@@ -192,12 +193,11 @@ def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Arr
 
     Each block moves the field by one Newton step, whose matrix is that of all neurons.
     """
-    M = action(tau, (neuron.features(neurons.w), neurons, data)).hessian
+    M = action(tau, (neuron, neurons, data)).hessian
 
     def block(neurons):
-        features = neuron.features(neurons.w)
-        tau_block = tau - jnp.linalg.solve(M, action(tau, (features, neurons, data)).gradient)
-        at = measure_at(tau_block, features, neurons, data)
+        tau_block = tau - jnp.linalg.solve(M, action(tau, (neuron, neurons, data)).gradient)
+        at = measure_at(tau_block, neuron, neurons, data)
         found = _observables(neuron, neurons, at.probability, data)
         return {"tau": tau_block, "mean": found["kernel"][:, : len(tau)] @ tau_block, **found}
 

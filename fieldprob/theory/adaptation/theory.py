@@ -96,7 +96,8 @@ def adaptation(
 
 def neuron_and_data(theory: str, problem: Setting) -> tuple[Neuron, Data]:
     """The neuron of a network, and what it regresses."""
-    data = Data(problem.y, problem.noise, jnp.asarray(problem.readout, float), jnp.asarray(problem.widths[0], float))
+    G, N = jnp.asarray(problem.readout, float), jnp.asarray(problem.widths[0], float)
+    data = Data(problem.y, problem.noise_covariance, G, N)
     return one_neuron(theory, problem), data
 
 
