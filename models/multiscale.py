@@ -99,24 +99,22 @@ def readout_marginal(net, task, points, precision):
 
 
 def weight_marginal(net, task, points):
-    """One latent Q = |a|^2: f | Q ~ N(0, Q K_0), for linear networks. Recorded are means given Q."""
-    N, G, P = net.widths[0], net.readout_variance / net.chi, task.points
-    K_0 = net.limit_kernels(all_inputs(task))[0]
-    noise = net.effective_noise(task)
+    """One latent Q = |a|^2: f | Q ~ N(0, s K) with the limit's kernel K, s = Q / G; for linear networks. Recorded are
+    means given Q."""
+    N, G, noise, X = net.widths[0], net.readout_variance / net.chi, net.effective_noise(task), all_inputs(task)
     Q = numpyro.sample("Q", dist.Gamma(N / 2, N / (2 * G)))
-    numpyro.sample("y", fp.gp.Marginal(Q * K_0[:P, :P], noise), obs=task.y)
-
-    def given_data(rows, prior):
-        return fp.gp.condition(Q * K_0[:P, :P], noise, task.y, Q * K_0[rows, :P], Q * prior)
+    s = Q / G
+    K = s * net.limit(task.X)
+    numpyro.sample("y", fp.gp.Marginal(K, noise), obs=task.y)
 
     def kernel(rows):
-        prior = K_0[np.ix_(rows, rows)]
-        f = given_data(rows, prior)
+        prior = net.limit(X[rows])
+        f = fp.gp.condition(K, noise, task.y, s * net.limit(X[rows], task.X), s * prior)
         seen = f.mean @ f.mean.T + f.covariance  # pyright: ignore[reportOperatorIssue]
-        return G * ((1 - 1 / N) * prior + seen / (N * Q))
+        return (1 - 1 / N) * prior + seen / (N * s)
 
-    posterior = given_data(slice(None), jnp.diagonal(K_0))
-    record(net, task, points, posterior.mean, posterior.variance, kernel, Q)
+    f = fp.gp.condition(K, noise, task.y, s * net.limit(X, task.X), s * net.limit_variance(X))
+    record(net, task, points, f.mean, f.variance, kernel, Q)
 
 
 def all_inputs(task):
