@@ -26,7 +26,7 @@ __all__ = [
 
 # Okabe and Ito's colours, distinguishable by colour-blind readers; black is kept for the samples.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A5195")
-LINES = ("-", "--", "-.", ":")
+LINES: Any = ("-", "--", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 
 STYLE: dict[Any, Any] = {

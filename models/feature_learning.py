@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 
 import fieldprob as fp
@@ -22,19 +23,29 @@ presets = {
 }
 
 
+# Colours and lines of the theories of the study, in their order.
+STYLES = [
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-"),
+    ("#CC79A7", "--"),
+    ("#E69F00", "-."),
+]
+
+
 def feature_learning(net, task, **options):
     """The model: noisy outputs of a network, and what its features have become.
 
-    Beside the statistics of `fp.regression`, whose `options` these are: `weight_spike`, the mean square first-layer
-    weight along the first input, `weight_bulk`, that along the others, and `hermite_coefficient`, those of the learned
-    function of the first input, degrees 0 to 3.
+    Beside the statistics of `fp.regression`, whose `options` these are: `weight_covariance` of the first layer,
+    `weight_spike`, the mean square weight along the first input, `weight_bulk`, that along the others, and
+    `hermite_coefficient`, those of the learned function of the first input, degrees 0 to 3.
     """
     with numpyro.handlers.trace() as sites:
         fp.regression(net, task, **options)
     statistics = {"hermite_coefficient": hermite_weights(task) @ sites["f_test"]["value"][:, 0]}
     if "weight_0" in sites:
-        W = sites["weight_0"]["value"]
-        statistics |= spike(W.T @ W * (net.weight_variance[0] / W.size))
+        W = fp.statistics.weight_covariance(sites["weight_0"]["value"], net.weight_variance[0])
+        statistics |= {"weight_covariance": W, **spike(W)}
     for name, value in statistics.items():
         numpyro.deterministic(name, value)
 
@@ -56,13 +67,57 @@ def with_features(theory, net, task, **options):
     prediction = theory(net, task, **options)
     weights = hermite_weights(task)
     prior = net.weight_variance[0] / task.inputs * jnp.eye(task.inputs)
-    mean = {"hermite_coefficient": weights @ prediction.mean["f_test"][:, 0]}
-    mean |= spike(prediction.mean.get("weight_covariance", prior))
+    W = prediction.mean.get("weight_covariance", prior)
+    mean = {"hermite_coefficient": weights @ prediction.mean["f_test"][:, 0], "weight_covariance": W, **spike(W)}
     error = {}
     if "f_test" in prediction.error:  # of sums, bounds: as if all errors had one cause
         error = {"hermite_coefficient": jnp.abs(weights) @ prediction.error["f_test"][:, 0]}
         error |= spike(prediction.error["weight_covariance"])
     return replace(prediction, mean=prediction.mean | mean, error=prediction.error | error)
+
+
+def draw_function(result, task, points=15):
+    """The learned function of the first input: averages over test points that are neighbours in it, and the target."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="first input z", ylabel="f, averaged over neighbouring test points")
+    z = np.asarray(task.X_test[:, 0])
+    order = np.argsort(z)
+
+    def averaged(f):
+        return np.array([np.mean(part) for part in np.array_split(np.asarray(f)[order], points)])
+
+    sampled, centre = result.samples["posterior"]["f_test"].mean(("chain", "draw"))[:, 0], averaged(z)
+    shown = order[(z[order] >= centre[0]) & (z[order] <= centre[-1])]
+    ax.plot(z[shown], np.asarray(task.y_test)[shown, 0], color="0.5", linewidth=1.2, linestyle=":", label="target")
+    ax.plot(centre, averaged(sampled), "o", color="k", markersize=5, label="sampled", zorder=3)
+    for prediction, (color, line) in zip(result.predictions, STYLES, strict=True):
+        ax.plot(centre, averaged(prediction.mean["f_test"][:, 0]), color=color, linestyle=line, label=prediction.theory)
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+def draw_weights(result):
+    """Eigenvalues of the mean weight covariance, sampled with two standard errors (between chains), and predicted."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue of the weight covariance")
+    chains = np.asarray(result.samples["posterior"]["weight_covariance"].mean("draw"))
+    eigenvalues, vectors = np.linalg.eigh(chains.mean(axis=0))
+    error = np.std(np.einsum("ik,cij,jk->ck", vectors, chains, vectors), axis=0, ddof=1) / np.sqrt(len(chains))
+    rank = np.arange(1, len(eigenvalues) + 1)
+    ax.bar(rank, eigenvalues[::-1], yerr=2 * error[::-1], width=0.7, color="0.82", capsize=2, label="sampled")
+    for prediction, (color, line) in zip(result.predictions, STYLES, strict=True):
+        found = np.linalg.eigvalsh(prediction.mean["weight_covariance"])
+        ax.plot(rank, found[::-1], color=color, linestyle=line, marker=".", label=prediction.theory)
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
 
 
 def study(
@@ -119,4 +174,5 @@ def study(
         theories=[partial(with_features, theory) for theory in theories],
         sampling={"model": feature_learning, "draws": draws, "chains": chains, "warmup": warmup},
         seed=seed,
+        figures={"function": partial(draw_function, task=task), "weights": draw_weights},
     )

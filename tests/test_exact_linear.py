@@ -211,20 +211,20 @@ def test_one_point_is_an_integral_over_the_scale():
     assert np.isclose(theory.log_evidence, np.log(Z) + constant, rtol=1e-10)
 
 
-def test_one_neuron_kernel_is_the_second_moment_over_the_scale():
-    """N = 1: H = <f f^T> / Q on average over the posterior of Q, by a sum over its density on another grid."""
-    net = linear(1, weight_variance=1.2)
+@pytest.mark.parametrize("width", [1, 6])
+def test_kernel_is_the_prior_and_one_second_moment_over_the_scale(width):
+    """N H = (N - 1) K + <f f^T> / Q on average over the posterior of Q, by a sum over its density on a grid (items
+    6 and 10 of 02 section 6)."""
+    net = linear(width, weight_variance=1.2)
     K = np.asarray(net.limit(jnp.asarray(X)))
-    z = np.linspace(-80, 6, 40001)
-    weights, kernel = [], 0.0
-    for s in np.exp(z):
-        S = s * K[:3, :3] + NOISE
-        weights.append(np.exp(-s / 2 - 0.5 * Y @ np.linalg.solve(S, Y)) * np.sqrt(s / np.linalg.det(S)))
-        t = np.linalg.solve(S, Y)
-        kernel = kernel + weights[-1] * (K + s * K[:, :3] @ (np.outer(t, t) - np.linalg.inv(S)) @ K[:3])
-    np.testing.assert_allclose(
-        exact_linear(net, TASK).mean["kernel_1"], kernel / np.sum(weights), rtol=1e-9, atol=1e-12
-    )
+    s = np.exp(np.linspace(-80, 6, 40001))[:, None, None]
+    S = np.linalg.inv(s * K[:3, :3] + NOISE)
+    t = S @ Y
+    weights = width / 2 * (np.log(s) - s)[:, 0, 0] - 0.5 * t @ Y + 0.5 * np.linalg.slogdet(S)[1]
+    weights = np.exp(weights - weights.max())
+    seen = np.tensordot(weights / weights.sum(), s * (t[:, :, None] * t[:, None] - S), 1)
+    kernel = (width - 1) * K + K + K[:, :3] @ seen @ K[:3]
+    np.testing.assert_allclose(exact_linear(net, TASK).mean["kernel_1"], kernel / width, rtol=1e-9, atol=1e-12)
 
 
 def test_evidence_gives_mean_and_covariance():

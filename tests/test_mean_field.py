@@ -9,6 +9,10 @@ import pytest
 from scipy.special import erf
 
 import fieldprob as fp
+from fieldprob.theory.adaptation.nonlinear import saddle
+from fieldprob.theory.adaptation.theory import neuron_and_data
+from fieldprob.theory.setting import setting
+from fieldprob.theory.tilted import quadrature
 
 RNG = np.random.default_rng(9)
 X, Y = RNG.normal(size=(6, 2)), RNG.normal(size=6)
@@ -55,6 +59,21 @@ def test_two_sides_agree_when_sampled_and_their_error_is_right():
     exact, theory = mean_field(32, "erf"), mean_field(32, "erf", average="importance", key=jax.random.key(4))
     for name, error in theory.error.items():
         assert np.all(np.abs(theory.mean[name] - exact.mean[name]) < 6 * error + 1e-12), name
+
+
+def test_one_solution_where_the_measure_breaks_the_symmetry():
+    """02 (45): a target sign(x_1 x_2) spreads the weights to four times their prior and more; the solutions from both
+    sides agree, and those from random fields."""
+    task = TASK.replace(y=2 * np.sign(X[:, 0] * X[:, 1]), noise_variance=0.05)
+    net = fp.Mlp(16, 1, "erf", 1.5, scaling="mean-field")
+    theory = fp.theory.mean_field(net, task)
+    assert np.linalg.eigvalsh(theory.mean["weight_covariance"])[-1] > 4 * 0.75
+    neuron, data = neuron_and_data("test", setting("test", net, task))
+    tau = (data.y - theory.mean["f"][:, 0]) / (0.05 / 16)
+    for factors in np.random.default_rng(1).normal(size=(3, 6)):
+        found, converged, _ = saddle(neuron, quadrature(neuron), data, 3 * factors * tau)
+        assert converged
+        np.testing.assert_allclose(found, tau, rtol=1e-9)
 
 
 def test_disagreement_of_the_two_sides_is_not_converged(monkeypatch):

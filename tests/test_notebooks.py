@@ -7,11 +7,12 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+MARKS = {"learning_curves": pytest.mark.slow, "feature_learning": (pytest.mark.slow, pytest.mark.long)}
 
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(p, marks=pytest.mark.slow) if p.stem == "learning_curves" else p for p in NOTEBOOKS],
+    [pytest.param(p, marks=MARKS.get(p.stem, ())) for p in NOTEBOOKS],
     ids=lambda p: p.stem,
 )
 def test_notebook_runs(path):

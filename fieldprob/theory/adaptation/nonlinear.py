@@ -127,15 +127,16 @@ def _self_consistent(neuron, neurons, data, tau):
     features = neuron.features(neurons.w)
 
     def defect(tau, args):
-        neuron, neurons, data = args
+        """In units of tau, whatever the noise."""
+        neuron, neurons, data, M = args
         at = measure_at(tau, features, neurons, data)
         gram, H = grams(neuron, neurons, at, data)
         loop = loop_correction(neuron, neurons, at, data, H, response=False)
-        return data.noise @ tau + data.G * gram @ tau - data.y - loop.t / 2
+        return jnp.linalg.solve(M, data.noise @ tau + data.G * gram @ tau - data.y - loop.t / 2)
 
-    args = (inside, neurons, data)
-    shift = jnp.linalg.solve(action(tau, (features, neurons, data)).hessian, -defect(tau, args))
-    tau, converged = root(defect, tau + shift, args)
+    M = jax.lax.stop_gradient(action(tau, (features, neurons, data)).hessian)
+    args = (inside, neurons, data, M)
+    tau, converged = root(defect, tau - defect(tau, args), args)
     at = measure_at(tau, features, neurons, data)
     gram, H = grams(neuron, neurons, at, data)
     loop = loop_correction(neuron, neurons, at, data, H, response=False)
