@@ -17,17 +17,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from fieldprob.sweep import average_seeds
+from fieldprob.sweep import ROUNDING, average_seeds
 
-__all__ = ["ROUNDING", "plot_sweep", "swept_axis"]
+__all__ = [
+    "COLOURS", "LINES", "MARKERS", "STYLE", "chosen", "combinations", "panel_order", "plot_sweep", "scale_axis",
+    "swept_axis",
+]  # fmt: skip
 
 # Okabe and Ito's colours, distinguishable by colour-blind readers; black is kept for the samples.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
-_LINES: Any = ("-", "--", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-ROUNDING = 1e-10  # a distance below this everywhere is an identity: nothing to draw
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#7A5195")
+LINES: Any = ("-", "--", "-.", ":", (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
@@ -61,15 +63,15 @@ def plot_sweep(
         The matplotlib figure, to be changed at will.
     """
     axis, others = swept_axis(table, parameters)
-    averaged = average_seeds(table, list(parameters) or [axis])
+    averaged = average_seeds(table.query("quantity in ('value', 'distance')"), list(parameters) or [axis])
     panels = _panels(averaged)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         columns = min(len(panels), 4 if len(panels) > 6 else 3)
         rows = -(-len(panels) // columns)
         figure, grid = plt.subplots(
             rows, columns, figsize=(3.1 * columns + 0.2, 2.55 * rows + 0.75), squeeze=False, layout="constrained"
         )
-        groups = _groups(averaged, others)
+        groups = combinations(averaged, others)
         theories = [str(theory) for theory in averaged["theory"].unique() if theory]
         for index, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
             _draw(axes, averaged, panel, axis, others, groups, theories)
@@ -100,8 +102,6 @@ def swept_axis(table: pd.DataFrame, parameters: Sequence[str]) -> tuple[str, lis
 
 
 def _panels(averaged: pd.DataFrame) -> list[tuple[str, str]]:
-    """(statistic, quantity), outputs first, then kernels and alignments layer by layer, then the rest."""
-    order = ("f_test", "f", "test_loss", "train_loss", "kernel", "alignment")
     panels = []
     for key, rows in averaged.groupby(["statistic", "quantity"], sort=False):
         statistic, quantity = key  # pyright: ignore[reportGeneralTypeIssues]
@@ -110,18 +110,32 @@ def _panels(averaged: pd.DataFrame) -> list[tuple[str, str]]:
             continue
         panels.append((str(statistic), str(quantity)))
 
-    def place(panel: tuple[str, str]) -> tuple[int, int, str]:
-        stem = re.sub(r"_\d+$", "", panel[0].removesuffix("_variance"))
-        layer = re.search(r"_(\d+)$", panel[0])
-        return (order.index(stem) if stem in order else len(order), int(layer.group(1)) if layer else 0, panel[0])
-
     if not panels:
         raise ValueError("there is nothing to draw: no statistic is scalar and none is predicted")
-    return sorted(panels, key=place)
+    return sorted(panels, key=lambda panel: panel_order(panel[0]))
 
 
-def _groups(averaged: pd.DataFrame, others: list[str]) -> list[tuple]:
+def panel_order(statistic: str) -> tuple[int, int, str]:
+    """Sorts the panels of statistics: outputs first, then kernels and alignments layer by layer, then the rest."""
+    order = (
+        "f_test", "f", "discrepancy_test", "discrepancy", "test_loss", "train_loss", "kernel", "alignment",
+        "alignment_parallel", "alignment_orthogonal",
+    )  # fmt: skip
+    stem = re.sub(r"_\d+$", "", statistic.removesuffix("_variance"))
+    layer = re.search(r"_(\d+)$", statistic)
+    return (order.index(stem) if stem in order else len(order), int(layer.group(1)) if layer else 0, statistic)
+
+
+def combinations(averaged: pd.DataFrame, others: list[str]) -> list[tuple]:
+    """The values that the parameters `others` take together; one empty combination where there are none."""
     return list(averaged[others].drop_duplicates().itertuples(index=False, name=None)) if others else [()]
+
+
+def chosen(table: Any, parameters: Sequence[str], values: Sequence[Any]) -> Any:
+    """The rows of a table in which the parameters have these values."""
+    for name, value in zip(parameters, values, strict=True):
+        table = table[table[name] == value]
+    return table
 
 
 def _draw(
@@ -135,11 +149,9 @@ def _draw(
 ) -> None:
     statistic, quantity = panel
     rows = averaged[(averaged["statistic"] == statistic) & (averaged["quantity"] == quantity)]
-    position = _scale_axis(axes, averaged[axis])
+    position = scale_axis(axes, averaged[axis])
     for index, group in enumerate(groups):
-        part = rows
-        for name, value in zip(others, group, strict=True):
-            part = part[part[name] == value]
+        part = chosen(rows, others, group)
         shift = (index - (len(groups) - 1) / 2) * 0.012 if len(groups) > 1 else 0.0
         if quantity == "value":
             _draw_value(axes, part, axis, position, theories, index, len(groups), shift)
@@ -160,13 +172,13 @@ def _draw_value(axes, part, axis, position, theories, index, count, shift) -> No
         if line.empty:
             continue
         x, y = position(line[axis]), line["value"].to_numpy()
-        colour = _COLOURS[(index if count > 1 else number) % len(_COLOURS)]
-        style = _LINES[number % len(_LINES)]
+        colour = COLOURS[(index if count > 1 else number) % len(COLOURS)]
+        style = LINES[number % len(LINES)]
         axes.plot(x, y, color=colour, linestyle=style, zorder=2, marker="_" if len(x) == 1 else None, markersize=14)
         if (line["error"] > 0).any():
             axes.fill_between(x, y - line["error"], y + line["error"], color=colour, alpha=0.15, linewidth=0, zorder=1)
     points = part[part["theory"] == ""].sort_values(axis, key=position)
-    colour = "black" if count == 1 else _COLOURS[index % len(_COLOURS)]
+    colour = "black" if count == 1 else COLOURS[index % len(COLOURS)]
     x = position(points[axis])
     x = x * 10**shift if axes.get_xscale() == "log" else x + shift * 10
     axes.errorbar(x, points["value"], yerr=points["error"], fmt="o", color=colour, zorder=3, markerfacecolor="white")
@@ -181,23 +193,23 @@ def _draw_distance(axes, part, axis, position, theories, index, count) -> None:
         axes.plot(x, floor["value"], color="0.6", linewidth=0.9, zorder=1, marker="_" if len(x) == 1 else None)
     else:
         axes.plot(
-            x, floor["value"], color=_COLOURS[index % len(_COLOURS)], linewidth=0.8, linestyle=(0, (1, 2)), zorder=1
+            x, floor["value"], color=COLOURS[index % len(COLOURS)], linewidth=0.8, linestyle=(0, (1, 2)), zorder=1
         )
     for number, theory in enumerate(theories):
         line = part[(part["theory"] == theory) & (part["value"] > 0)].sort_values(axis, key=position)
         if line.empty:
             continue
-        colour = _COLOURS[(index if count > 1 else number) % len(_COLOURS)]
+        colour = COLOURS[(index if count > 1 else number) % len(COLOURS)]
         value, error = line["value"].to_numpy(), line["error"].to_numpy()
         # on a logarithmic axis a bar must not reach zero
         bars = np.stack([np.minimum(error, 0.9 * value), error])
         axes.errorbar(
-            position(line[axis]), value, yerr=bars, color=colour, fmt=_MARKERS[number % len(_MARKERS)],
-            linestyle=_LINES[number % len(_LINES)], linewidth=1.0, zorder=3, markerfacecolor="white",
+            position(line[axis]), value, yerr=bars, color=colour, fmt=MARKERS[number % len(MARKERS)],
+            linestyle=LINES[number % len(LINES)], linewidth=1.0, zorder=3, markerfacecolor="white",
         )  # fmt: skip
 
 
-def _scale_axis(axes: Axes, column: Any):
+def scale_axis(axes: Axes, column: Any):
     """Sets scale and ticks of the horizontal axis; returns the map from values to positions on it."""
     values = sorted(column.unique()) if pd.api.types.is_numeric_dtype(column) else list(dict.fromkeys(column))
     if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
@@ -247,9 +259,9 @@ def _legend(groups, others, theories, quantities, seeds) -> list[Line2D]:
         label = "sampled" if seeds == 1 else f"sampled, mean of {seeds} seeds"
         handles.append(Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", label=label))
     for number, theory in enumerate(theories):
-        colour = "0.25" if many else _COLOURS[number % len(_COLOURS)]
-        marker = _MARKERS[number % len(_MARKERS)] if "distance" in quantities else ""
-        style = _LINES[number % len(_LINES)]
+        colour = "0.25" if many else COLOURS[number % len(COLOURS)]
+        marker = MARKERS[number % len(MARKERS)] if "distance" in quantities else ""
+        style = LINES[number % len(LINES)]
         handles.append(
             Line2D([], [], color=colour, linestyle=style, marker=marker, markerfacecolor="white", label=theory)
         )
@@ -258,5 +270,5 @@ def _legend(groups, others, theories, quantities, seeds) -> list[Line2D]:
         handles.append(Line2D([], [], color="0.6", linewidth=1.0, linestyle=style, label="Monte Carlo noise floor"))
     for index, group in enumerate(groups if many else []):
         label = ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in zip(others, group, strict=True))
-        handles.append(Line2D([], [], color=_COLOURS[index % len(_COLOURS)], linewidth=4, label=label))
+        handles.append(Line2D([], [], color=COLOURS[index % len(COLOURS)], linewidth=4, label=label))
     return handles

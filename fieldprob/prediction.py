@@ -93,6 +93,7 @@ class Prediction(eqx.Module):
             or converged quadrature).
         variance_error: the same for `variance`.
         kind: "value" (the default), or "lower" or "upper" where `mean` is a bound.
+        exact: whether `mean` is that of the posterior itself: a sweep measures the errors of other theories against it.
         order: to what order the theory is exact, e.g. "exact as width → ∞".
         source: paper and equation.
         dims: dimensions of statistics that fieldprob does not know by name.
@@ -114,6 +115,7 @@ class Prediction(eqx.Module):
     error: dict[str, Any] = eqx.field(converter=_arrays("error"), default_factory=dict)
     variance_error: dict[str, Any] = eqx.field(converter=_arrays("variance_error"), default_factory=dict)
     kind: dict[str, Kind] = eqx.field(converter=_kinds, default_factory=dict, static=True)
+    exact: bool = eqx.field(default=False, static=True)
     order: str = eqx.field(default="", static=True)
     source: str = eqx.field(default="", static=True)
     dims: dict[str, tuple[str, ...]] = eqx.field(converter=_dims, default_factory=dict, static=True)
@@ -152,7 +154,8 @@ class Prediction(eqx.Module):
         """As an xarray Dataset that can be written to netCDF and read by `from_dataset`.
 
         Variables are `<name>`, `<name>_variance`, `<name>_covariance`, `<name>_error` and `<name>_variance_error`, each
-        with attributes statistic, moment and kind; attributes of the dataset are theory, order, source, log_evidence.
+        with attributes statistic, moment and kind; attributes of the dataset are theory, exact (0 or 1), order, source,
+        log_evidence.
         """
         import xarray as xr
 
@@ -169,7 +172,12 @@ class Prediction(eqx.Module):
                     np.asarray(value),
                     attrs,
                 )
-        attrs: dict[str, Any] = {"theory": self.theory, "order": self.order, "source": self.source}
+        attrs: dict[str, Any] = {
+            "theory": self.theory,
+            "exact": int(self.exact),
+            "order": self.order,
+            "source": self.source,
+        }
         if self.log_evidence is not None:
             attrs["log_evidence"] = float(self.log_evidence)
         dataset = xr.Dataset(variables, attrs=attrs)
@@ -206,6 +214,7 @@ class Prediction(eqx.Module):
         attrs = dataset.attrs
         return cls(
             theory=attrs["theory"],
+            exact=bool(attrs.get("exact", False)),
             order=attrs["order"],
             source=attrs["source"],
             log_evidence=attrs.get("log_evidence"),

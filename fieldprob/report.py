@@ -76,6 +76,7 @@ def sweep_page(
     points: Sequence[tuple[Mapping[str, Any], str]],
     figure: bytes | None = None,
     missing: int = 0,
+    ladder: tuple[Table, bytes] | None = None,
 ) -> str:
     """The report of a sweep.
 
@@ -85,6 +86,7 @@ def sweep_page(
         points: parameters of each finished point, and the relative address of its own report.
         figure: the figure of the sweep, PNG.
         missing: how many points are not finished.
+        ladder: errors of the theories against an exact one, their table and their figure, PNG.
 
     Returns:
         A complete HTML document.
@@ -98,6 +100,10 @@ def sweep_page(
     if figure is not None:
         parts.append(_section("Theory and samples", _image(figure, "Theory as lines, samples as points")))
     rows = [[_cell(", ".join(f"{k} = {v}" for k, v in point.items())), _link(address)] for point, address in points]
+    if ladder is not None:
+        errors, image = ladder
+        parts.append(_section("Theories against the exact one", _image(image, "Errors of the theories")))
+        parts.append(_rich_table(errors))
     parts.append(_section("Numbers", _rich_table(numbers)))
     parts.append(_section("Points", _table(["point", "report"], rows)))
     parts.extend(_settings_sections(settings))

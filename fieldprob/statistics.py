@@ -38,6 +38,8 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     ("discrepancy", ("train_point", "output"), "y - f at the training inputs"),
     ("discrepancy_conditional_variance", ("train_point",), "variance of f given the hidden weights"),
+    ("discrepancy_test", ("test_point", "output"), "y - f at the test inputs"),
+    ("discrepancy_test_conditional_variance", ("test_point",), "variance of f_test given the hidden weights"),
     ("normalised_discrepancy", ("train_point", "output"), "(y - f) / effective noise, a mean over the posterior"),
     ("alignment_parallel", (), "strength of a kernel along the targets, relative to a reference kernel"),
     ("alignment_orthogonal", (), "strength of a kernel orthogonal to the targets, relative to a reference kernel"),

@@ -3,6 +3,8 @@
 Of a scalar statistic the numbers are its sampled mean and what each theory predicts. Of an array they are the root mean
 square difference between sampled and predicted, relative to the root mean square of the sampled one, and the same of
 the Monte Carlo error: below this noise floor a theory cannot be told from the samples.
+
+Where one of the theories is exact, the others have an error that no sampling limits: the ladder of approximations.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +17,13 @@ import xarray as xr
 
 from fieldprob.study import opened
 
-__all__ = ["COLUMNS", "as_table", "average_seeds", "mean_and_error", "read_summary", "summarise"]
+__all__ = [
+    "COLUMNS", "ROUNDING", "as_table", "average_seeds", "mean_and_error", "read_summary", "slopes",
+    "summarise", "theory_errors",
+]  # fmt: skip
 
 COLUMNS = ("statistic", "quantity", "theory", "value", "error")
+ROUNDING = 1e-10  # a distance or error below this is an identity: nothing to draw
 
 
 def mean_and_error(draws: xr.DataArray, batches: int = 20) -> tuple[xr.DataArray, xr.DataArray]:
@@ -39,15 +45,19 @@ def mean_and_error(draws: xr.DataArray, batches: int = 20) -> tuple[xr.DataArray
     return mean, mean.copy(data=spread / np.sqrt(len(means)))
 
 
-def summarise(numbers: pd.DataFrame | None, samples: xr.Dataset) -> pd.DataFrame:
+def summarise(
+    numbers: pd.DataFrame | None, samples: xr.Dataset, predictions: Sequence[xr.Dataset] = ()
+) -> pd.DataFrame:
     """The summary of one result: columns statistic, quantity, theory, value, error.
 
     The quantity is "value" of a scalar (theory "" for the sampled one) or "distance" of an array (theory "" for the
-    noise floor). A posterior variance counts as a statistic, `f_test_variance`.
+    noise floor); and "size" and "error", see `theory_errors`. A posterior variance counts as a statistic,
+    `f_test_variance`.
 
     Args:
         numbers: what `Comparison.to_dataframe` returns, None where nothing was compared.
         samples: the posterior; only its scalars that nobody predicts are read.
+        predictions: what `Prediction.to_dataset` returns, one a theory.
     """
     rows: list[tuple[str, str, str, float, float]] = []
     compared: set[str] = set()
@@ -61,7 +71,61 @@ def summarise(numbers: pd.DataFrame | None, samples: xr.Dataset) -> pd.DataFrame
         if set(draws.dims) == {"chain", "draw"} and str(name) not in compared:
             mean, error = mean_and_error(draws)
             rows.append((str(name), "value", "", float(mean), float(error)))
+    return pd.concat([pd.DataFrame(rows, columns=list(COLUMNS)), theory_errors(predictions)], ignore_index=True)
+
+
+def theory_errors(predictions: Sequence[xr.Dataset]) -> pd.DataFrame:
+    """Errors of theories against an exact one, over the mean of every statistic that both predict.
+
+    The columns are those of `summarise`. The quantity "error" is the root mean square of theory - exact relative to
+    that of the exact one, which is the "size" that the exact theory has a row of. The column `error` is what numerical
+    errors that a theory states of itself amount to. Of several exact theories the first that has a statistic counts;
+    there are no rows where none is.
+
+    Args:
+        predictions: what `Prediction.to_dataset` returns, one a theory.
+
+    >>> from fieldprob.prediction import Prediction
+    >>> exact = Prediction(theory="exact", mean={"train_loss": 2.0}, exact=True)
+    >>> other = Prediction(theory="other", mean={"train_loss": 1.5})
+    >>> theory_errors([other.to_dataset(), exact.to_dataset()])[["quantity", "theory", "value"]].values.tolist()
+    [['size', 'exact', 2.0], ['error', 'other', 0.25]]
+    """
+    rows: list[tuple[str, str, str, float, float]] = []
+    exact = [dataset for dataset in predictions if dataset.attrs.get("exact", False)]
+    for name in dict.fromkeys(name for dataset in exact for name in _means(dataset)):
+        reference = next(dataset for dataset in exact if name in dataset)
+        size = _rms(reference[name])
+        if not size > 0:
+            continue
+        rows.append((name, "size", reference.attrs["theory"], size, 0.0))
+        for dataset in predictions:
+            if dataset is reference or name not in _means(dataset):
+                continue
+            predicted, truth = xr.align(dataset[name], reference[name], join="inner")  # one may cover fewer points
+            own = _rms(dataset[f"{name}_error"]) if f"{name}_error" in dataset else 0.0
+            rows.append((name, "error", dataset.attrs["theory"], _rms(predicted - truth) / _rms(truth), own / size))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def slopes(averaged: pd.DataFrame, axis: str, others: Sequence[str] = ()) -> dict[tuple, float]:
+    """Slopes of log error against log `axis`, by least squares: (*values of `others`, statistic, theory) -> slope.
+
+    Nothing is fitted to fewer than three points, or along words; errors of rounding size are left out.
+
+    Args:
+        averaged: what `average_seeds` returns, of which the errors are taken.
+        axis: a parameter.
+        others: the other parameters, each combination of which has slopes of its own.
+    """
+    if not pd.api.types.is_numeric_dtype(averaged[axis]):
+        return {}
+    errors = averaged.query(f"quantity == 'error' and value > {ROUNDING} and `{axis}` > 0")
+    fitted = {}
+    for key, line in errors.groupby([*others, "statistic", "theory"], sort=False):
+        if len(line) > 2:
+            fitted[key] = float(np.polyfit(np.log(line[axis].to_numpy(float)), np.log(line["value"]), 1)[0])
+    return fitted
 
 
 def read_summary(path: str | Path) -> pd.DataFrame:
@@ -72,7 +136,15 @@ def read_summary(path: str | Path) -> pd.DataFrame:
     """
     with opened(path) as tree:
         numbers = tree["comparison"].to_dataset().to_dataframe() if "comparison" in tree.children else None
-        return summarise(numbers, tree["posterior"].to_dataset())
+        branch = tree["predictions"].children if "predictions" in tree.children else {}
+        predictions = sorted(
+            (node.to_dataset() for node in branch.values()), key=lambda dataset: dataset.attrs["index"]
+        )
+        return summarise(numbers, tree["posterior"].to_dataset(), predictions)
+
+
+def _means(dataset: xr.Dataset) -> list[str]:
+    return [str(name) for name, variable in dataset.data_vars.items() if variable.attrs["moment"] == "mean"]
 
 
 def _is_scalar(entries: pd.DataFrame) -> bool:

@@ -54,7 +54,7 @@ def study(
         weight_variance: variance per fan-in of the weights before the readout.
         bias_variance: variance of the biases.
         readout_variance: variance per fan-in of the readout; weight_variance unless given.
-        scaling: standard, mean-field, or an exponent gamma from 1 to 2.
+        scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
         face: what is sampled: all weights, all but the readout (collapsed), or the infinite-width process (limit).
         draws: draws of each chain.

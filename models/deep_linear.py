@@ -45,7 +45,7 @@ def study(
         depth: hidden layers.
         weight_variance: variance per fan-in of the weights before the readout.
         readout_variance: variance per fan-in of the readout; weight_variance unless given.
-        scaling: standard, mean-field, or an exponent gamma from 1 to 2.
+        scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
         face: what is sampled: all weights, or all but the readout (collapsed).
         draws: draws of each chain.

@@ -145,7 +145,7 @@ def study(
         test: test points.
         cubic: coefficient of the third Hermite polynomial of the target; that of the first is 1.
         width: hidden neurons.
-        scaling: standard, mean-field, or an exponent gamma from 1 to 2.
+        scaling: standard, mean-field, or an exponent gamma of at least 1.
         weight_variance: variance per fan-in of the first layer.
         readout_variance: variance per fan-in of the readout, before it is divided by chi.
         noise_variance: likelihood variance, before it is divided by chi.

@@ -94,7 +94,7 @@ def study(
         activation: name of the activation function, one that grows at most linearly.
         weight_variance: variance per fan-in of the hidden weights.
         readout_variance: variance per fan-in of the readout, before it is divided by chi.
-        scaling: standard, mean-field, or an exponent gamma from 1 to 2.
+        scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
         samples: neurons drawn for the averages of adaptation.
         draws: draws of each chain.

@@ -528,3 +528,16 @@ def test_report_draws_a_sweep_again(toy, capsys):
     capsys.readouterr()
     assert main(["report", "s"]) == 2
     assert "run the sweep again" in error_lines(capsys)
+
+
+def test_a_sweep_with_an_exact_theory_draws_and_prints_the_ladder(toy, capsys):
+    exact = 'fp.Prediction(theory="exact", mean={"train_loss": 1.0 + shift + 1 / width}, exact=True)'
+    Path("toy.py").write_text(STUDY.replace("theories=(limit,)", f"theories=(limit, lambda prior, task: {exact})"))
+    assert main(["sweep", "toy.py", "--width", "10,100,1000", "--out", "s"]) == 0
+    said = capsys.readouterr().out
+    assert "9.90e-03" in said and "slope" in said and "ladder.png" in said, "1 / (width + 1)"
+    table = pd.read_csv("s/summary.csv", keep_default_na=False)
+    assert set(table["quantity"]) == {"value", "distance", "size", "error"}
+    Path("s/ladder.png").unlink()
+    assert main(["report", "s"]) == 0
+    assert Path("s/ladder.png").stat().st_size > 10_000 and "Errors of the theories" in Path("s/index.html").read_text()

@@ -198,7 +198,7 @@ def test_recorded_points_are_all_if_few_else_spread_over_train_and_test():
         ({"bias_variance": (0.1, 0.1, 0.1)}, "bias_variance has 3 entries"),
         ({"readout_variance": 0.0}, "readout_variance is 0.0"),
         ({"scaling": "lazy"}, "scaling is 'lazy'"),
-        ({"scaling": 2.5}, "scaling is 2.5"),
+        ({"scaling": float("inf")}, "scaling is inf"),
         ({"scaling": 0.5}, "scaling is 0.5"),
     ],
 )

@@ -21,6 +21,7 @@ def full_prediction():
         error={"overlap": np.array([0.01, 0.02])},
         variance_error={"f": np.full((3, 2), 0.1)},
         kind={"overlap": "lower"},
+        exact=True,
         order="exact",
         source="nowhere",
         dims={"overlap": ("teacher",)},
@@ -36,6 +37,7 @@ def test_a_name_and_a_mean_are_enough():
     p = Prediction(theory="mine", mean={"train_loss": 0.1})
     assert p.mean["train_loss"] == 0.1
     assert (p.variance, p.covariance, p.error, p.log_evidence, p.order, p.source) == ({}, {}, {}, None, "", "")
+    assert p.exact is False
 
 
 def test_the_evidence_alone_is_a_prediction():
@@ -51,7 +53,9 @@ def test_the_dataset_gives_the_prediction_back(file, tmp_path):
     dataset = p.to_dataset()
     assert dataset["f_covariance"].dims == ("train_point", "train_point_")
     assert dataset["f_covariance"]["train_point_"].values.tolist() == [4, 7, 9]
-    assert dataset.attrs == {"theory": "full", "order": "exact", "source": "nowhere", "log_evidence": -1.5}
+    assert dataset.attrs == {
+        "theory": "full", "exact": 1, "order": "exact", "source": "nowhere", "log_evidence": -1.5,
+    }  # fmt: skip
     if file:
         dataset.to_netcdf(tmp_path / "p.nc", engine="h5netcdf")
         dataset = xr.load_dataset(tmp_path / "p.nc", engine="h5netcdf")

@@ -10,10 +10,11 @@ import xarray as xr
 
 from fieldprob import report
 from fieldprob.compare import compare
+from fieldprob.plots_ladder import plot_ladder
 from fieldprob.plots_sweep import plot_sweep, swept_axis
 from fieldprob.prediction import Prediction
 from fieldprob.study import Result
-from fieldprob.sweep import as_table, average_seeds, mean_and_error, summarise
+from fieldprob.sweep import as_table, average_seeds, mean_and_error, slopes, summarise, theory_errors
 
 
 def make_result(**attrs):
@@ -144,3 +145,48 @@ def test_only_seeds_may_be_swept():
     figure = plot_sweep(sweep_table([8], seeds=3).drop(columns="width"), [])
     assert figure.axes[0].get_xlabel() or figure.axes[1].get_xlabel() == "seed"
     plt.close(figure)
+
+
+def power_laws(widths, chis=("1", "width")):
+    """Errors 3 / width^k of two theories in an array and a number, of which the exact theory covers more."""
+    summaries = []
+    for width in widths:
+        for chi in chis:
+            f = np.array([[1.0], [-2.0], [2.0]])
+            predictions = [Prediction(theory="exact", exact=True, mean={"f": f, "train_loss": 5.0, "test_loss": 1.0})]
+            for power in (1, 2):
+                factor = 1 + 3 / width**power
+                mean = {"f": factor * f[1:], "train_loss": 5.0 * factor}
+                error = {"train_loss": 0.5}
+                coords = {"train_point": [1, 2]}
+                predictions.append(Prediction(theory=f"order {power}", mean=mean, error=error, coords=coords))
+            frame = summarise(None, xr.Dataset(), [p.to_dataset() for p in predictions])
+            summaries.append(({"chi": chi, "width": width}, frame))
+    return as_table(summaries)
+
+
+def test_errors_against_an_exact_theory_and_their_slopes():
+    table = power_laws([10, 40, 160])
+    at_10 = table[(table["width"] == 10) & (table["chi"] == "1")].set_index(["statistic", "quantity", "theory"])
+    assert at_10.loc[("f", "size", "exact"), "value"] == pytest.approx(3**0.5), "over all its points"
+    assert at_10.loc[("f", "error", "order 1"), "value"] == pytest.approx(0.3), "over the points of both"
+    assert at_10.loc[("train_loss", "error", "order 2"), "value"] == pytest.approx(0.03)
+    assert at_10.loc[("train_loss", "error", "order 2"), "error"] == pytest.approx(0.1)
+    fitted = slopes(average_seeds(table, ["chi", "width"]), "width", ["chi"])
+    assert len(fitted) == 8 and all(slope == pytest.approx(-int(key[-1][-1])) for key, slope in fitted.items())
+    assert not slopes(average_seeds(table, ["chi", "width"]), "chi", ["width"]), "no slope along words"
+    assert theory_errors([Prediction(theory="inexact", mean={"train_loss": 1.0}).to_dataset()]).empty
+
+
+def test_the_ladder_has_a_panel_a_statistic_and_its_slopes(tmp_path):
+    figure = plot_ladder(power_laws([10, 40, 160]), ["chi", "width"], tmp_path / "ladder.png")
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title(loc="left") for axes in panels] == ["f", "train_loss"]
+    assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in panels)
+    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["-1.00"] * 2 + ["-2.00"] * 2
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["order 1", "order 2", "chi = 1", "chi = width"]
+    assert (tmp_path / "ladder.png").stat().st_size > 10_000
+    plt.close(figure)
+    with pytest.raises(ValueError, match="no error to draw"):
+        plot_ladder(sweep_table([8], seeds=1), ["width"])

@@ -22,13 +22,15 @@ from fieldprob.cli.arguments import Request, UsageError
 from fieldprob.cli.commands import say
 from fieldprob.cli.convert import convert, parameter_types, resolve
 from fieldprob.compare.text import value_with_error
-from fieldprob.plots_sweep import ROUNDING, plot_sweep
+from fieldprob.plots_ladder import plot_ladder
+from fieldprob.plots_sweep import chosen, combinations, panel_order, plot_sweep, swept_axis
 from fieldprob.study import Result, atomic
 from fieldprob.studyfile import StudyFile, read
-from fieldprob.sweep import as_table, average_seeds, read_summary
+from fieldprob.sweep import ROUNDING, as_table, average_seeds, read_summary, slopes
 
 SWEEP = "sweep.json"
 INDEX = "index.html"
+LADDER_FIGURE = "ladder.png"
 SUMMARY = "summary.csv"
 
 # Errors that belong to one point, such as a width at which a theory has no solution; the others stop the sweep.
@@ -67,7 +69,10 @@ def run(request: Request, file: StudyFile) -> int:
 
 
 def report(directory: Path) -> None:
-    """Draws a sweep from its finished points, writes summary.csv, figure.png and index.html, and prints the numbers."""
+    """Draws a sweep from its finished points, writes summary.csv, figure.png and index.html, and prints the numbers.
+
+    Where a theory is exact, also ladder.png and the errors of the others.
+    """
     try:
         settings = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
         swept = [str(name) for name in settings["swept"]]
@@ -80,29 +85,42 @@ def report(directory: Path) -> None:
     averaged = average_seeds(table, swept or ["seed"])
     with atomic(directory / SUMMARY) as path:
         table.to_csv(path, index=False)
-    with atomic(directory / commands.FIGURE) as path:
-        figure = plot_sweep(table, swept, title=_title(settings))
-        figure.savefig(path, format="png", dpi=160)
-        plt.close(figure)
+    drawn = {commands.FIGURE: _png(plot_sweep(table, swept, title=_title(settings)), directory / commands.FIGURE)}
     shown = numbers(averaged)
+    errors = ladder(averaged, *swept_axis(table, swept))
+    if errors.row_count:
+        drawn[LADDER_FIGURE] = _png(plot_ladder(table, swept, title=_title(settings)), directory / LADDER_FIGURE)
     page = pages.sweep_page(
         settings,
         shown,
         [(parameters, f"{path.name}/{commands.REPORT}") for path, parameters in points],
-        (directory / commands.FIGURE).read_bytes(),
+        drawn[commands.FIGURE],
         missing=max(0, settings.get("points", 0) - len(points)),
+        ladder=(errors, drawn[LADDER_FIGURE]) if errors.row_count else None,
     )
     with atomic(directory / INDEX) as path:
         path.write_text(page, encoding="utf-8")
     commands.print_table(shown)
-    print(f"\n{directory}: {commands.FIGURE}, {SUMMARY}, {INDEX}")
+    if errors.row_count:
+        print()
+        commands.print_table(errors)
+    print(f"\n{directory}: {', '.join([*drawn, SUMMARY, INDEX])}")
+
+
+def _png(figure: Any, path: Path) -> bytes:
+    """Saves a figure, and returns what was written."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=160)
+    plt.close(figure)
+    return path.read_bytes()
 
 
 def numbers(averaged: pd.DataFrame) -> Table:
     """The numbers of a sweep as a rich table: a line a point and statistic, a column a theory."""
+    averaged = averaged.query("quantity in ('value', 'distance')")
     parameters = list(averaged.columns[: list(averaged.columns).index("statistic")])
     theories = [theory for theory in averaged["theory"].unique() if theory]
-    table = Table(*parameters, "statistic", "sampled", *theories, box=None, header_style="bold", pad_edge=False)
+    table = _table(*parameters, "statistic", "sampled", *theories)
     for _, group in averaged.groupby([*parameters, "statistic", "quantity"], sort=False):
         found = {row.theory: value_with_error(row.value, row.error) for row in group.itertuples()}  # pyright: ignore
         first = group.iloc[0]
@@ -114,6 +132,40 @@ def numbers(averaged: pd.DataFrame) -> Table:
         table.add_row(
             *(f"{first[p]}" for p in parameters), name, found.get("", ""), *(found.get(t, "") for t in theories)
         )
+    return table
+
+
+def ladder(averaged: pd.DataFrame, axis: str, others: list[str]) -> Table:
+    """The errors of the theories against the exact one as a rich table: a line a point, a column a theory.
+
+    Three points or more of a numeric axis are followed by the log-log slopes. A statistic on which no theory errs is
+    left out.
+    """
+    errors = averaged.query("quantity == 'error'")
+    theories = [theory for theory in averaged["theory"].unique() if theory in set(errors["theory"])]
+    table = _table("statistic", *others, axis, "rms exact", *theories)
+    table.caption, table.caption_justify = "rms(theory - exact) / rms(exact), of posterior means", "left"
+    fitted = slopes(averaged, axis, others)
+    for statistic in sorted(set(errors.loc[errors["value"] > ROUNDING, "statistic"]), key=panel_order):
+        ours = averaged.query("quantity in ('size', 'error') and statistic == @statistic")
+        for group in combinations(ours, others):
+            labels = [statistic, *map(str, group)]
+            for value, point in chosen(ours, others, group).groupby(axis, sort=False):
+                found = point.set_index("theory")["value"]
+                size = point.loc[point["quantity"] == "size", "value"].iloc[0]
+                cells = [f"{found[theory]:.2e}" if theory in found else "" for theory in theories]
+                table.add_row(*labels, f"{value}", f"{size:.4g}", *cells)
+            lines = [fitted.get((*group, statistic, theory)) for theory in theories]
+            if any(slope is not None for slope in lines):
+                table.add_row(*labels, "slope", "", *("" if slope is None else f"{slope:.2f}" for slope in lines))
+    return table
+
+
+def _table(*headers: str) -> Table:
+    """A long header takes two lines, and is never cut."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        table.add_column(header.replace(" (", "\n("), overflow="fold")
     return table
 
 

@@ -77,8 +77,8 @@ def _variances(name: str, value, layers: int, *, positive: bool) -> tuple:
 def _gamma(scaling) -> float:
     if isinstance(scaling, str):
         if scaling not in _SCALINGS:
-            raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
+            raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma of at least 1.")
         return _SCALINGS[scaling]
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float | np.number) or not 1.0 <= scaling <= 2.0:
-        raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma from 1 to 2.")
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float | np.number) or not 1.0 <= scaling < np.inf:
+        raise ValueError(f"scaling is {scaling!r}: give 'standard', 'mean-field' or a number gamma of at least 1.")
     return float(scaling)

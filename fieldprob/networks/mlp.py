@@ -43,7 +43,7 @@ class Mlp(Network):
         weight_variance: variance per fan-in of the weights before the readout; a number, or one for each l = 0..L-1.
         bias_variance: a number, or one for each l = 0..L (the last is the readout's).
         readout_variance: variance per fan-in of the readout; the (last) `weight_variance` unless given.
-        scaling: "standard", "mean-field", or gamma in [1, 2].
+        scaling: "standard", "mean-field", or gamma >= 1.
         rescale_noise: whether the noise is divided by chi too (see `effective_noise`).
 
     Every weight is sampled as a standard normal and scaled in the forward pass. Faces: `weights`, `collapsed`, `limit`.

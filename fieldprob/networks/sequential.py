@@ -31,7 +31,7 @@ class Sequential(Network):
         positions: how many positions the inputs have, a number or one for each dimension. X stays (points, inputs) with
             inputs = positions x channels, ordered such that X.reshape(points, *positions, channels) are the images.
             Unless given, a point is one vector.
-        scaling: "standard", "mean-field", or gamma in [1, 2].
+        scaling: "standard", "mean-field", or gamma >= 1.
         rescale_noise: whether the noise is divided by chi too (see `effective_noise`).
 
     A network of dense layers and activations is an `Mlp`, with the same sites. Faces: `weights`, `collapsed`, `limit`.

@@ -52,6 +52,7 @@ def exact_linear(net, task) -> Prediction:
     return predict(
         "exact linear",
         problem,
+        exact=True,
         order="exact at every width",
         source="theory 02, (7)-(15), (57)-(62); Li & Sompolinsky, arXiv:2012.04030",
         **moments,

@@ -112,7 +112,7 @@ def perturbative(
         },
         covariance=total.covariance,
         log_evidence=total.log_evidence,
-        **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},
+        **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},  # pyright: ignore
     )
 
 

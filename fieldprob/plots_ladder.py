@@ -1,0 +1,135 @@
+"""The ladder of theories: the error of each against an exact one, along a sweep, one panel a statistic.
+
+The errors are those of `fieldprob.sweep.theory_errors`. Colours and markers are theories, as in the figure of the
+sweep; line styles are the parameters beside that of the horizontal axis.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from fieldprob.plots_sweep import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    STYLE,
+    chosen,
+    combinations,
+    panel_order,
+    scale_axis,
+    swept_axis,
+)
+from fieldprob.sweep import ROUNDING, average_seeds, slopes
+
+__all__ = ["plot_ladder"]
+
+_ENTRIES = 14  # slopes below each other beside a panel
+
+
+def plot_ladder(
+    table: pd.DataFrame, parameters: Sequence[str], path: str | Path | None = None, title: str = ""
+) -> Figure:
+    """Draws the errors of theories against an exact one, with the fitted log-log slope of each line.
+
+    Args:
+        table: what `fieldprob.sweep.as_table` returns, with rows of the quantity "error".
+        parameters: the swept parameters, without `seed`, as for `plot_sweep`.
+        path: where to save the figure, if anywhere.
+        title: above all panels.
+
+    Returns:
+        The matplotlib figure, to be changed at will.
+
+    Raises:
+        ValueError: no theory has an error, because none is exact or because all agree with it.
+    """
+    axis, others = swept_axis(table, parameters)
+    averaged = average_seeds(table, list(parameters) or [axis])
+    theories = [theory for theory in averaged["theory"].unique() if theory]
+    errors = averaged.query(f"quantity == 'error' and value > {ROUNDING}")
+    if errors.empty:
+        raise ValueError("there is no error to draw: give a study one exact theory, Prediction(exact=True), and others")
+    groups = combinations(errors, others)
+    fitted = slopes(averaged, axis, others)
+    statistics = sorted(set(errors["statistic"]), key=panel_order)
+    columns = min(len(statistics), 3)
+    rows = -(-len(statistics) // columns)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(3.9 * columns + 0.2, 2.7 * rows + 0.9), squeeze=False, layout="constrained"
+        )
+        for index, (axes, statistic) in enumerate(zip(grid.flat, statistics, strict=False)):
+            lines = _draw(axes, chosen(errors, ["statistic"], [statistic]), axis, others, groups, theories)
+            keys = {key: (*key[0], statistic, key[1]) for key in lines}
+            _beside(axes, [(line, fitted[keys[key]]) for key, line in lines.items() if keys[key] in fitted])
+            axes.set_title(statistic, loc="left")
+            if index % columns == 0:
+                axes.set_ylabel("|theory − exact| / |exact|", fontsize=8)
+            if index >= len(statistics) - columns:
+                axes.set_xlabel(axis.replace("_", " "))
+        for axes in grid.flat[len(statistics) :]:
+            axes.set_axis_off()
+        drawn = set(errors["theory"])
+        handles = [
+            Line2D([], [], color=_colour(number), marker=_marker(number), linestyle="-", label=theory)
+            for number, theory in enumerate(theories)
+            if theory in drawn
+        ]
+        for index, group in enumerate(groups if others else []):
+            label = ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in zip(others, group, strict=True))
+            handles.append(Line2D([], [], color="0.25", linestyle=LINES[index % len(LINES)], label=label))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.4)
+        if title:
+            figure.suptitle(title, fontsize=10.5)
+        if path is not None:
+            figure.savefig(path)
+    return figure
+
+
+def _draw(axes: Axes, errors: pd.DataFrame, axis, others, groups, theories) -> dict[tuple, Line2D]:
+    """The line of each combination of the other parameters and theory."""
+    position = scale_axis(axes, errors[axis])
+    lines = {}
+    for index, group in enumerate(groups):
+        part = chosen(errors, others, group)
+        for number, theory in enumerate(theories):
+            line = part[part["theory"] == theory].sort_values(axis, key=position)
+            if line.empty:
+                continue
+            drawn = axes.errorbar(
+                position(line[axis]), line["value"], yerr=np.minimum(line["error"], 0.9 * line["value"]),
+                color=_colour(number), marker=_marker(number), linestyle=LINES[index % len(LINES)], linewidth=1.1,
+                markerfacecolor="white" if index else _colour(number),
+            )  # fmt: skip
+            lines[group, theory] = drawn.lines[0]
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.grid(True, which="major", color="0.92", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return lines
+
+
+def _beside(axes: Axes, slopes: list[tuple[Line2D, float]]) -> None:
+    """The slopes on the right of a panel, from the highest line to the lowest."""
+    ordered = sorted(slopes, key=lambda entry: -np.asarray(entry[0].get_ydata(), dtype=float)[-1])
+    if ordered:
+        axes.legend(
+            [line for line, _ in ordered], [f"{slope:.2f}" for _, slope in ordered], title="slope",
+            loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=-(-len(ordered) // _ENTRIES), fontsize=6.5,
+            title_fontsize=7, handlelength=2.0, labelspacing=0.3, borderaxespad=0.2, columnspacing=0.8,
+        )  # fmt: skip
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
