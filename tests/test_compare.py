@@ -82,8 +82,16 @@ def test_the_verdict_on_an_exact_theory_errs_no_more_often_than_it_says(correlat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("numbers", [1, 30, 1000])
+@pytest.mark.parametrize(
+    ("numbers", "correlation"),
+    [
+        *((1, 0.9), (30, 0.9), (1000, 0.0)),
+        *(
+            pytest.param(numbers, correlation, marks=pytest.mark.long)
+            for numbers, correlation in ((1, 0.0), (1, 0.5), (30, 0.0), (30, 0.5), (1000, 0.5), (1000, 0.9))
+        ),
+    ],
+)
 def test_the_false_alarm_rate_holds_for_one_and_for_a_thousand_numbers(numbers, correlation):
     repetitions = {1: 2000, 30: 300, 1000: 10}[numbers]
     # The smallest ESS of 1000 numbers must pass the gate of 400. With correlation 0.9 its mean is 632 at 4 x 3000 draws
