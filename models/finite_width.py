@@ -40,8 +40,12 @@ def finite_width(net, task, **options):
 def readout_norm(net, task, f, variance):
     """The mean of |a|^2 given the hidden weights, where `f` and `variance` are those of the training outputs.
 
-    It is G (1 + y R K R y / N - tr(R K) / N), G = readout_variance / chi, R = 1 / (K + noise), and y - f = noise R y.
+    For noise of one variance, with G = readout_variance / chi, R = 1 / (K + noise) and y - f = noise R y, it is
+
+        G (1 + y R K R y / N - tr(R K) / N).
     """
+    if jnp.ndim(task.noise_variance):
+        raise ValueError("the model finite_width is for noise of one variance: give the task a number.")
     pull = (jnp.sum(f * (task.y - f)) - jnp.sum(variance)) / net.effective_noise(task)
     return net.readout_variance / net.chi * (1 + pull / net.widths[0])
 

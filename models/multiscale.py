@@ -57,6 +57,8 @@ def multiscale(net, task, *, parametrisation="readout-marginal", kernel_points=N
     points; `kernel_1`, and its strength along and orthogonal to the targets relative to the limit's kernel
     (`alignment_parallel`, `alignment_orthogonal`); and `readout_norm`. Of what is integrated out these are means.
     """
+    if jnp.ndim(task.noise_variance):
+        raise ValueError("the model multiscale is for noise of one variance: give the task a number.")
     points = default_kernel_points(task) if kernel_points is None else kernel_points
     if parametrisation == "readout-marginal":
         readout_marginal(net, task, points, precision)

@@ -187,6 +187,16 @@ def test_first_order_at_larger_widths():
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+def test_a_batch_without_any_weight():
+    def tail(key):
+        z = jax.random.normal(key)
+        return jnp.where(z > 2.5, 0.0, -jnp.inf), {"z": z}
+
+    found = Importance.average(tail, key=jax.random.key(0), draws=100_000, batch=50)
+    whole = Importance.average(tail, key=jax.random.key(0), draws=100_000, batch=100_000)
+    np.testing.assert_allclose(found.posterior.mean["z"].value, whole.posterior.mean["z"].value, rtol=1e-12)
+
+
 def test_a_posterior_far_from_the_prior_is_refused():
     X = RNG.normal(size=(30, 3))
     task = fp.Task(X, 5 * np.sin(3 * X[:, 0]), 0.01)

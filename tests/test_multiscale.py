@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import numpyro
 import pytest
 from scipy.stats import kstest
 
@@ -191,3 +192,13 @@ def test_nonlinear_network_in_every_parametrisation():
 def test_bad_input():
     with pytest.raises(ValueError, match="'weight-marginal' is for activation 'linear'"):
         load("multiscale").study(activation="erf", parametrisation="weight-marginal")
+
+
+def test_noise_of_each_point_is_refused():
+    multiscale, finite_width = load("multiscale"), load("finite_width")
+    net = fp.Mlp(4, activation="linear")
+    task = fp.tasks.ising(4, 6, 0.1).replace(noise_variance=np.array([0.1, 0.2, 0.3, 0.4]))
+    with pytest.raises(ValueError, match="noise of one variance"), numpyro.handlers.seed(rng_seed=0):
+        multiscale.multiscale(net, task, parametrisation="centred")
+    with pytest.raises(ValueError, match="noise of one variance"), numpyro.handlers.seed(rng_seed=0):
+        finite_width.finite_width(net, task)

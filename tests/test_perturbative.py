@@ -214,10 +214,14 @@ def test_first_order_fails_in_mean_field_scaling():
     assert errors[0] > 0.1 and errors[1] > 0.1
 
 
-def test_a_negative_variance_is_refused():
+def test_an_indefinite_covariance_is_refused():
+    message = r"covariance of f comes out indefinite.*use theory\.rescaling"
     net = fp.Mlp(3, 1, "square", weight_variance=3.0, readout_variance=3.0)
-    with pytest.raises(ValueError, match=r"variance of f comes out negative.*use theory\.rescaling"):
+    with pytest.raises(ValueError, match=message):
         perturbative(net, fp.Task(TASK.X, np.zeros(4), 0.3))
+    X, y = [[0.527, 0.582], [0.362, -0.967], [0.395, 0.892], [-0.513, 1.978]], [-0.713, 0.333, -0.29, -1.538]
+    with pytest.raises(ValueError, match=message):  # every variance is positive
+        perturbative(fp.Mlp(2, 1, "erf", 1.5, 0.0, 2.0), fp.Task(X, y, 0.52565))
 
 
 # --- draws of neurons, deep networks ----------------------------------------------------------------------------------

@@ -293,3 +293,13 @@ def test_bad_input():
         rescaling(fp.Mlp(3, bias_variance=0.1), TASK)
     with pytest.raises(TypeError, match="fully connected"):
         rescaling(lambda X: X @ X.T, TASK)
+
+
+@pytest.mark.parametrize("order", ["saddle", "tree"])
+def test_deep_factors_where_the_covariance_is_nearly_singular(order):
+    """More points than inputs at small noise: the factors hardly depend on the noise."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(4, 3)), 15 * random.normal(size=4)
+    net = fp.Mlp((3, 3), 2, "linear", readout_variance=1.3)
+    a, b = (fp.theory.rescaling(net, fp.Task(X, y, noise), order).mean["rescaling_1"] for noise in (1e-3, 1e-4))
+    np.testing.assert_allclose(a, b, rtol=1e-3)

@@ -8,6 +8,7 @@ from scipy.special import erf
 
 import fieldprob as fp
 from fieldprob.theory import tilted
+from fieldprob.theory.adaptation.theory import neuron_and_data
 from fieldprob.theory.setting import setting
 
 RNG = np.random.default_rng(5)
@@ -134,6 +135,48 @@ def test_activations_without_a_tilted_measure_are_refused(activation):
 @pytest.mark.parametrize("activation", ["linear", "relu", "gelu", "tanh", "sin", "step", "abs"])
 def test_activations_with_a_tilted_measure_are_not(activation):
     assert neuron(X2, activation).directions == 2
+
+
+def test_quadrature_of_kinks_and_steep_neurons_covers_test_points():
+    """Finer angles and radii change nothing, at test points and at large weights either."""
+    X, y = RNG.normal(size=(3, 2)), RNG.normal(size=3)
+    for activation, variance in (("relu", 1.0), ("erf", 1e3)):
+        net, task = fp.Mlp(8, 1, activation, variance, scaling="mean-field"), fp.Task(X, y, 0.3, X[:2] + 0.3)
+        coarse = fp.theory.adaptation(net, task, average="quadrature")
+        neuron, data = neuron_and_data("test", setting("test", net, task))
+        w = fine_grid(neuron)
+        features = neuron.activation.phi(w.w @ neuron.coordinates.T)
+        tau = np.linalg.solve(np.asarray(data.noise), y - np.asarray(coarse.mean["f"])[:, 0])
+        measure = tilted.tilt(features[:, :3], w, tau[:, None], jnp.asarray(data.G / data.N)[None])
+        kernel = data.G * (features * measure.probability[:, None]).T @ features
+        np.testing.assert_allclose(coarse.mean["kernel_1"], kernel, atol=1e-7 * float(jnp.max(kernel)))
+
+
+def fine_grid(neuron):
+    """Products of Gauss-Legendre rules between kinks, far finer than those of the library."""
+    angles = np.arctan2(*np.asarray(neuron.coordinates).T[::-1])
+    ends = np.sort(np.concatenate([angles + np.pi / 2, angles - np.pi / 2]) % (2 * np.pi))
+    ends = np.append(ends, ends[0] + 2 * np.pi)
+    x, gauss = np.polynomial.legendre.leggauss(400)
+    half = np.diff(ends)[:, None] / 2
+    angle, arc = (ends[:-1, None] + half * (1 + x)).ravel(), (half * gauss).ravel()
+    x, gauss = np.polynomial.legendre.leggauss(160)
+    scale = 3 * np.sqrt(float(neuron.variance))
+    r, dr = scale * (1 + x) / (1 - x), 2 * scale * gauss / (1 - x) ** 2
+    w = (r[:, None, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)).reshape(-1, 2)
+    log_weights = np.log(np.outer(r * dr, arc)).ravel() - (w**2).sum(1) / (2 * float(neuron.variance))
+    return tilted.Neurons(jnp.asarray(w), jnp.asarray(log_weights - np.log(2 * np.pi * float(neuron.variance))))
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "erf"])
+def test_theories_of_the_measure_are_mapped(activation):
+    task, net = fp.Task([[1.0, 0.2], [0.3, -1.0]], [0.7, -0.5], 0.4), fp.Mlp(20, 1, activation, readout_variance=1.1)
+
+    def log_evidence(noise):
+        return fp.theory.adaptation(net, task.replace(noise_variance=noise)).log_evidence
+
+    mapped = jax.jit(jax.vmap(log_evidence))(jnp.array([0.4, 0.8]))
+    np.testing.assert_allclose(mapped, [log_evidence(0.4), log_evidence(0.8)], rtol=1e-9)
 
 
 def test_bad_input():

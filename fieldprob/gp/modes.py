@@ -112,7 +112,7 @@ def _whiten(root, M):
 
 @jax.custom_jvp
 def eigh(K: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues, ascending, and eigenvectors of a positive semi-definite matrix; eigenvalues of rounding size are zero.
+    """Eigenvalues, ascending, and eigenvectors of a positive semi-definite matrix; those of rounding size are zero.
 
     Functions of K that do not depend on the choice of eigenvectors may be differentiated where eigenvalues coincide:
     under differentiation those that agree to 1e-8 are drawn apart by as much, so that derivatives, and values computed

@@ -153,10 +153,11 @@ class Importance:
             log_weight, values = _drawn(many, index, batch)
             log_weights[index] = log_weight
             top = max(largest, np.max(log_weight))
-            weights = np.exp(log_weight - top)
+            scale = top if np.isfinite(top) else 0.0  # no draw has a weight yet
+            weights, shrunk = np.exp(log_weight - scale), np.exp(largest - scale)
             for name, x in values.items():
                 plain, tilted = sums.get(name, (0.0, 0.0))
-                sums[name] = plain + x.sum(axis=0), tilted * np.exp(largest - top) + np.tensordot(weights, x, 1)
+                sums[name] = plain + x.sum(axis=0), tilted * shrunk + np.tensordot(weights, x, 1)
             largest = top
         weighted.require_effective(
             log_weights, "take more draws, fewer data or more noise; for a posterior far from the prior use fp.sample."

@@ -16,7 +16,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from fieldprob.gp import condition, inverse_and_log_determinant
-from fieldprob.theory.solvers import minimise
+from fieldprob.theory.solvers import minimise, require_converged
 
 _STARTS = np.concatenate([[-0.5], [0.0], np.logspace(-2, 0, 12)])
 
@@ -24,7 +24,9 @@ _STARTS = np.concatenate([[-0.5], [0.0], np.logspace(-2, 0, 12)])
 def rescale_layers(problem, *, tree: bool) -> dict:
     """Moments of a deep network, as `predict` takes them; `problem` is a `Setting`."""
     net = (problem.activations, (*problem.weight_variance, problem.readout), (*problem.bias_variance, 0.0))
-    return _moments(net, problem.kernel_0, problem.noise, problem.y, problem.widths, tree)
+    moments, converged = _moments(net, problem.kernel_0, problem.noise, problem.y, problem.widths, tree)
+    advice = "the covariance of the data is too close to singular, raise noise_variance."
+    return require_converged("the minimum over the layers' factors", converged, advice, moments)
 
 
 @partial(jax.jit, static_argnames="tree")
@@ -38,7 +40,7 @@ def _moments(net, K_0, noise, y, widths, tree):
         return 0.5 * (N @ (jnp.exp(x) - x) + y @ inverse @ y + (0.0 if tree else log_det))
 
     data = (net, K_0[:P, :P], noise_matrix, y)
-    x, hessian = _minimum(action, N, data)
+    x, hessian, converged = _minimum(action, N, data)
 
     def posterior(x):
         K = _kernels(net, K_0, x)[-1]
@@ -62,7 +64,7 @@ def _moments(net, K_0, noise, y, widths, tree):
         "log_evidence": log_evidence,
         "mean_of": {**dict(zip(names, factors, strict=True)), "readout_norm": readout * factors[-1]},
         "variance_of": {**dict(zip(names, variances, strict=True)), "readout_norm": readout**2 * variances[-1]},
-    }
+    }, converged
 
 
 def _kernels(net, K_0, x):
@@ -76,7 +78,9 @@ def _kernels(net, K_0, x):
 
 
 def _minimum(action, N, data):
-    """Minimum over log factors and its Hessian: quasi-Newton steps from the best of several starts, then Newton's.
+    """Minimum over log factors, its Hessian, and whether it was found.
+
+    Quasi-Newton steps from the best of several starts, then Newton's.
 
     For a linear network the factors at a stationary point are 1 + force / N_l, with force at most y^T noise^-1 y / 4:
     the starts lie on this curve.
@@ -86,8 +90,9 @@ def _minimum(action, N, data):
     largest = y @ jnp.linalg.solve(noise, y) / 4
     force = jnp.where(_STARTS < 0, _STARTS * jnp.min(N), _STARTS * largest)
     starts = jnp.log1p(force[:, None] / N)
-    start = starts[jnp.argmin(jax.lax.map(lambda x: action(x, frozen), starts))]
-    found, _ = minimise(action, start, frozen, tol=1e-9)
+    # NaN where a covariance so large is singular in floating point
+    start = starts[jnp.nanargmin(jax.lax.map(lambda x: action(x, frozen), starts))]
+    found, converged = minimise(action, start, frozen, tol=1e-9)
 
     def newton(x, _):
         hessian = jax.hessian(action)(x, data)
@@ -96,4 +101,4 @@ def _minimum(action, N, data):
 
     # the first step carries the derivatives of the implicit function, the second those of the Hessian
     x, hessians = jax.lax.scan(newton, jax.lax.stop_gradient(found), length=2)
-    return x, hessians[-1]
+    return x, hessians[-1], converged & jnp.all(jnp.isfinite(x))

@@ -14,6 +14,7 @@ Such a covariance is a sum of products Y x Z of perturbations of a kernel: eithe
 over one-neuron draws (theory 01, E12). All else is the same code.
 """
 
+import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from fieldprob.prediction import Prediction
 from fieldprob.theory.setting import Setting, predict, setting
 
 _TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
+_LARGE = 0.3  # change of the kernel, relative to its size, above which a first order is not to be trusted
 _BATCH = 64  # draws carried through the layers at once
 
 
@@ -55,12 +57,12 @@ def perturbative(
         nodes: of the quadrature for four-point functions that have no closed form, see `activations.four_point`.
 
     Returns:
-        A `Prediction` of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L` and alignments (mean,
+        A `Prediction` (with a warning where the kernel changes by more than 30 %) of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L` and alignments (mean,
         leading variance), losses and the log evidence.
 
     Raises:
         ValueError: what `theory.setting` refuses; an unknown method; draws without a key; two hidden layers or more
-            with an activation given as a callable with a kink; a variance that comes out negative.
+            with an activation given as a callable with a kink; a covariance that comes out indefinite.
 
     Source: theory 01, E1-E12; theory 03, (27)-(31), (39)-(41); Yaida 2020 (prior), Naveh et al., arXiv:2004.01190.
 
@@ -93,13 +95,16 @@ def perturbative(
         ]
     limit, shift, square = _expand(numbers, kernels, covariances, neurons, key)
     total = jax.tree.map(jnp.add, limit, shift)
-    for name in limit.covariance:
-        smallest = jnp.min(total.variance[name])
-        if not isinstance(smallest, Tracer) and smallest < 0:
+    _warn_large(net, limit, shift)
+    for name, covariance in total.covariance.items():
+        if isinstance(covariance, Tracer):
+            continue
+        eigenvalues = np.linalg.eigvalsh(np.asarray(covariance))
+        if eigenvalues[0] < -1e-10 * eigenvalues[-1]:
             raise ValueError(
-                f"theory 'perturbative': the variance of {name} comes out negative, {smallest:.2g}, so the correction "
-                f"in 1/N is not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or "
-                "theory.adaptation, or more neurons."
+                f"theory 'perturbative': the covariance of {name} comes out indefinite, so the correction in 1/N is "
+                f"not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation, or more "
+                "neurons."
             )
     errors = {} if square is None else {"error": square.mean, "variance_error": square.variance}
     return Prediction(
@@ -114,6 +119,17 @@ def perturbative(
         log_evidence=total.log_evidence,
         **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},  # pyright: ignore
     )
+
+
+def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
+    name = f"kernel_{net.depth}"
+    relative = jnp.linalg.norm(shift.mean[name]) / jnp.linalg.norm(limit.mean[name])
+    if not isinstance(relative, Tracer) and relative > _LARGE:
+        warnings.warn(
+            f"theory 'perturbative': the kernel of the outputs changes by {relative:.0%}, too much for a first order in "
+            f"1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation.",
+            stacklevel=3,
+        )
 
 
 @eqx.filter_jit

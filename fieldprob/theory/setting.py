@@ -114,6 +114,7 @@ def predict(
     variance: Float[Array, " all_points"] | None = None,
     kernels: dict[int, Float[Array, "all_points all_points"]] | None = None,
     log_evidence=None,
+    alignments: bool = True,
     mean_of: dict[str, Any] | None = None,
     variance_of: dict[str, Any] | None = None,
     covariance_of: dict[str, Any] | None = None,
@@ -122,8 +123,9 @@ def predict(
     """The `Prediction` of outputs (training points, then test points) and layer kernels.
 
     `train_loss` and `test_loss` are posterior expectations, and need a covariance or a variance. `alignment_l` is that
-    of the mean kernel. `mean_of`, `variance_of` and
-    `covariance_of` hold further statistics; other arguments go to `Prediction` as they are (`dims`, `error`, ...).
+    of the mean kernel, to leading order the mean alignment; `alignments` says whether it is predicted. `mean_of`,
+    `variance_of` and `covariance_of` hold further statistics; other arguments go to `Prediction` as they are (`dims`,
+    `error`, ...).
     """
     P = problem.points
     means: dict[str, Any] = {}
@@ -140,7 +142,7 @@ def predict(
             covariances[name] = covariance[rows, rows]
     for layer, kernel in (kernels or {}).items():
         means[f"kernel_{layer}"] = kernel
-        if layer > 0:
+        if alignments and layer > 0:
             means[f"alignment_{layer}"] = _alignment(kernel[:P, :P], problem.y[:, None])
     if variance is not None:
         means["train_loss"] = jnp.mean((problem.y - mean[:P]) ** 2) + jnp.mean(variance[:P])

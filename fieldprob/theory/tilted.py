@@ -121,8 +121,9 @@ def slopes(activation: Activation) -> tuple[float, float]:
     ((1.0, 0.0), inf)
     """
     far = np.array([1e12, -1e12, 1e6, -1e6])
-    with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
-        ratio = np.asarray(activation.phi(jnp.asarray(far)), float) / np.abs(far)
+    phi = jax.jit(activation.phi).lower(far).compile()  # runs whatever transformation is under way
+    with np.errstate(over="ignore"):
+        ratio = np.asarray(phi(far), float) / np.abs(far)
     grows = ~(np.abs(ratio[:2]) < 1.5 * np.abs(ratio[2:]) + 1e-3)
     plus, minus = np.where(grows, np.inf, np.where(np.abs(ratio[:2]) < 1e-3, 0.0, ratio[:2])).tolist()
     return plus, minus
@@ -201,7 +202,8 @@ def quadrature(neuron: Neuron) -> Neurons:
     """Nodes and weights for one or two directions, in polar coordinates.
 
     The radius is mapped to the whole half-line (Gauss-Legendre), so that heavy tilts are met. Angles are equidistant
-    for a smooth activation; for one with a kink at zero, Gauss-Legendre between the kinks of the training points.
+    for a smooth activation, as many as its steepest pre-activation needs (256 where that is traced); for one with a
+    kink at zero, Gauss-Legendre between the kinks of all points.
 
     Raises:
         ValueError: the points span more than two directions.
@@ -226,9 +228,13 @@ def quadrature(neuron: Neuron) -> Neurons:
 
 
 def _angles(neuron: Neuron) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+    X = jax.lax.stop_gradient(neuron.coordinates)
     if neuron.activation.smooth:
-        return jnp.arange(_ANGLES) * (2 * jnp.pi / _ANGLES), jnp.full(_ANGLES, 2 * jnp.pi / _ANGLES)
-    X = jax.lax.stop_gradient(neuron.coordinates[: neuron.points])
+        angles = _ANGLES
+        if not isinstance(X, Tracer) and not isinstance(neuron.variance, Tracer):
+            steepest = float(jnp.sqrt(neuron.variance * jnp.max(jnp.sum(X**2, axis=1))))
+            angles = _ANGLES * int(np.clip(steepest / 5, 1, 100))
+        return jnp.arange(angles) * (2 * jnp.pi / angles), jnp.full(angles, 2 * jnp.pi / angles)
     normal = jnp.arctan2(X[:, 1], X[:, 0]) + jnp.pi / 2
     kinks = jnp.sort(jnp.concatenate([normal, normal + jnp.pi, jnp.arange(8) * jnp.pi / 4]) % (2 * jnp.pi))
     ends = jnp.append(kinks[1:], kinks[0] + 2 * jnp.pi)

@@ -199,7 +199,9 @@ def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Arr
         tau_block = tau - jnp.linalg.solve(M, action(tau, (neuron, neurons, data)).gradient)
         at = measure_at(tau_block, neuron, neurons, data)
         found = _observables(neuron, neurons, at.probability, data)
-        return {"tau": tau_block, "mean": found["kernel"][:, : len(tau)] @ tau_block, **found}
+        mean = found["kernel"][:, : len(tau)] @ tau_block
+        at_data = data.y - data.noise @ tau_block  # the same at a saddle, and exact to first order for a block
+        return {"tau": tau_block, "mean": mean.at[: len(tau)].set(at_data), **found}
 
     # neighbours come from one part of a mixture: every block takes a neuron of each neighbourhood
     blocks = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, _BLOCKS, *x.shape[1:]), 0, 1), neurons)

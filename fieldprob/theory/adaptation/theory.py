@@ -15,8 +15,8 @@ from fieldprob.theory.tilted import Neuron, one_neuron
 _SOURCE = "arXiv:2502.03210"
 _ORDERS = {
     "tree": "leading in chi/N, log_evidence to one loop",
-    "one-loop": "first order in the loop, variances leading",
-    "self-consistent": "first order in the loop, summed, variances leading",
+    "one-loop": "first order in the loop",
+    "self-consistent": "first order in the loop, summed",
 }
 
 
@@ -55,9 +55,9 @@ def adaptation(
         A `Prediction` named "adaptation", with order or closure in parentheses if not the tree: mean, variance and
         covariance of `f` and `f_test`; `kernel_0`, `kernel_1` (readout_variance/chi included) over training then test
         points; `alignment_1`; `weight_covariance` (inputs, inputs), the average of W^T W / N; losses; the log evidence
-        to one loop (31), absent for particles. Variances and covariances are those of tree level at every order.
-        `error` holds the standard errors of averages over random neurons. Differentiable in the network's variances and
-        in noise and targets.
+        to one loop (31), absent for particles. Beyond the tree there are means of `f`, `f_test`, kernels and weights
+        only: covariance, losses and alignment are known to tree level. `error` holds the standard errors of averages
+        over random neurons. Differentiable in the network's variances and in noise and targets.
 
     Raises:
         TypeError: the network is no `Mlp`.
@@ -88,7 +88,10 @@ def adaptation(
         return _prediction(name, problem, found, order="Gaussian closure of the tree level", equations="(46)-(48)")
     if isinstance(problem.activations[0], Linear) and average == "auto":
         found = adaptation_linear(problem, order)
-        return predict(name, problem, order=_ORDERS[order], source=f"{_SOURCE}; theory 02, (25)-(34)", **found)
+        if order != "tree":
+            found["covariance"] = None
+        source = f"{_SOURCE}; theory 02, (25)-(34)"
+        return predict(name, problem, order=_ORDERS[order], source=source, alignments=order == "tree", **found)
     neuron, data = neuron_and_data(name, problem)
     saddle = find_saddle(name, neuron, data, average, samples, key)
     return saddle_prediction(name, problem, neuron, data, saddle, order, evidence=average != "particles")
@@ -113,6 +116,8 @@ def saddle_prediction(
         found |= nonlinear.self_consistent(*at)
     if not evidence:
         found["log_evidence"] = None
+    if order != "tree":
+        found["covariance"] = None
     errors = nonlinear.standard_errors(*at) if saddle.sampled else None
     return _prediction(theory, problem, found, order=_ORDERS[order], equations="(39)-(44)", errors=errors)
 
@@ -131,6 +136,7 @@ def _prediction(theory: str, problem: Setting, found, *, order: str, equations: 
         source=f"{_SOURCE}; theory 02, {equations}",
         mean=found["mean"],
         covariance=found["covariance"],
+        alignments=found["covariance"] is not None,
         kernels={0: problem.kernel_0, 1: found["kernel"]},
         log_evidence=found["log_evidence"],
         mean_of={"weight_covariance": found["weights"]},
