@@ -36,8 +36,8 @@ def exact_linear(net, task) -> Prediction:
         Differentiable in every variance.
 
     Raises:
-        TypeError, ValueError: the network is not a linear `Mlp` without biases after its first layer, the task has several outputs or
-            operators, the noise is not positive definite, or JAX is not in float64.
+        TypeError, ValueError: the network is not a linear `Mlp` without biases after its first layer, the task has
+            several outputs or operators, the noise is not positive definite, or JAX is not in float64.
 
     >>> import fieldprob as fp
     >>> net = fp.Mlp(width=(3, 5), depth=2, activation="linear")

@@ -57,8 +57,8 @@ def perturbative(
         nodes: of the quadrature for four-point functions that have no closed form, see `activations.four_point`.
 
     Returns:
-        A `Prediction` (with a warning where the kernel changes by more than 30 %) of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L` and alignments (mean,
-        leading variance), losses and the log evidence.
+        A `Prediction` of `f`, `f_test` (mean, variance, covariance), `kernel_0`..`kernel_L` and alignments (mean,
+        leading variance), losses and the log evidence. Warns where the kernel changes by more than 30 %.
 
     Raises:
         ValueError: what `theory.setting` refuses; an unknown method; draws without a key; two hidden layers or more
@@ -126,8 +126,8 @@ def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
     relative = jnp.linalg.norm(shift.mean[name]) / jnp.linalg.norm(limit.mean[name])
     if not isinstance(relative, Tracer) and relative > _LARGE:
         warnings.warn(
-            f"theory 'perturbative': the kernel of the outputs changes by {relative:.0%}, too much for a first order in "
-            f"1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation.",
+            f"theory 'perturbative': the kernel of the outputs changes by {relative:.0%}, too much for a first order "
+            f"in 1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation.",
             stacklevel=3,
         )
 
