@@ -275,8 +275,8 @@ def test_loop_and_hessian_are_the_derivatives_of_the_action():
     """The closed forms of (43) and of grad ln det M against automatic differentiation, with test points."""
     from fieldprob.theory.adaptation import nonlinear
     from fieldprob.theory.adaptation.theory import neuron_and_data
+    from fieldprob.theory.neuron_sets import quadrature
     from fieldprob.theory.setting import setting
-    from fieldprob.theory.tilted import quadrature
 
     net = network(12, 12, "erf", 2.0, 1.5)
     neuron, regressed = neuron_and_data("test", setting("test", net, fp.Task(X2, Y2, 0.3, [[0.3, 0.7]])))

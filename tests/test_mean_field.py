@@ -11,8 +11,8 @@ from scipy.special import erf
 import fieldprob as fp
 from fieldprob.theory.adaptation.nonlinear import saddle
 from fieldprob.theory.adaptation.theory import neuron_and_data
+from fieldprob.theory.neuron_sets import quadrature
 from fieldprob.theory.setting import setting
-from fieldprob.theory.tilted import quadrature
 
 RNG = np.random.default_rng(9)
 X, Y = RNG.normal(size=(6, 2)), RNG.normal(size=6)

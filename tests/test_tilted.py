@@ -7,7 +7,7 @@ import pytest
 from scipy.special import erf
 
 import fieldprob as fp
-from fieldprob.theory import tilted
+from fieldprob.theory import neuron_sets, tilted
 from fieldprob.theory.adaptation.theory import neuron_and_data
 from fieldprob.theory.setting import setting
 
@@ -35,7 +35,7 @@ def grid(X, phi, vector, coefficient, variance, extent=8.0, nodes=241):
 @pytest.mark.parametrize("coefficient", [-2.0, 3.0])
 def test_quadrature_is_the_grid_of_a_smooth_activation(coefficient):
     n = neuron(X2, "erf")
-    neurons = tilted.quadrature(n)
+    neurons = neuron_sets.quadrature(n)
     measure = tilted.tilt(n.features(neurons.w), neurons, VECTOR[:, None], jnp.array([coefficient]))
     log_z, gram, weights = grid(X2, erf, VECTOR, coefficient, 0.8)
     p = measure.probability[:, None]
@@ -50,7 +50,7 @@ def test_general_tilt_of_two_vectors_with_a_bias_is_gaussian_for_a_linear_neuron
     n = neuron(RNG.normal(size=(3, 1)), "linear", bias_variance=(0.5, 0.0))
     assert n.directions == 2
     vectors, coefficients = jnp.asarray(RNG.normal(size=(3, 2))) / 4, jnp.array([0.6, -1.1])
-    neurons = tilted.quadrature(n)
+    neurons = neuron_sets.quadrature(n)
     measure = tilted.tilt(n.features(neurons.w), neurons, vectors, coefficients)
     M = vectors @ jnp.diag(coefficients) @ vectors.T
     K = n.variance * n.coordinates @ n.coordinates.T
@@ -69,7 +69,7 @@ def test_quadrature_meets_the_radial_identity(activation):
     units = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     growth = 0.8 * (phi[activation](units @ X2.T) @ np.asarray(VECTOR)) ** 2
     coefficient = 0.9 / growth.max()
-    neurons = tilted.quadrature(n)
+    neurons = neuron_sets.quadrature(n)
     measure = tilted.tilt(n.features(neurons.w), neurons, VECTOR[:, None], jnp.array([coefficient]))
     expected = np.mean(1 / (1 - coefficient * growth))
     assert np.isclose(measure.log_normaliser, np.log(expected), rtol=1e-7)
@@ -81,7 +81,7 @@ def test_quadrature_meets_the_radial_identity(activation):
 def test_quadrature_in_one_direction():
     """Points on a line through the origin of a larger space: what is orthogonal to it keeps the prior."""
     n = neuron(np.outer([1.0, -0.5], RNG.normal(size=5)), "erf")
-    neurons = tilted.quadrature(n)
+    neurons = neuron_sets.quadrature(n)
     assert n.directions == 1
     p = jnp.exp(neurons.log_weights)
     assert np.isclose(p.sum(), 1.0, rtol=1e-12)
@@ -93,9 +93,9 @@ def test_quadrature_in_one_direction():
 def test_importance_samples_have_the_moments_of_the_quadrature():
     """48,000 draws; 6 standard errors by the delta method."""
     n = neuron(X2, "erf")
-    coefficient, nodes = jnp.array([6.0]), tilted.quadrature(n)
+    coefficient, nodes = jnp.array([6.0]), neuron_sets.quadrature(n)
     exact = tilted.tilt(n.features(nodes.w), nodes, VECTOR[:, None], coefficient)
-    draws = tilted.importance(n, jnp.diag(jnp.array([1.5, 0.7])), 48_000, jax.random.key(1))
+    draws = neuron_sets.importance(n, jnp.diag(jnp.array([1.5, 0.7])), 48_000, jax.random.key(1))
     sampled = tilted.tilt(n.features(draws.w), draws, VECTOR[:, None], coefficient)
     truth = tilted.second_moments(n, nodes.w, exact.probability[:, None])[0]
     F, p = n.features(draws.w), sampled.probability
@@ -117,7 +117,7 @@ def test_particles_draw_from_the_self_consistent_measure():
     for _ in range(400):  # a damped iteration, for a solver that shares nothing with the package
         gram = grid(X2, erf, tau, coupling, 0.8, nodes=61)[1]
         tau = 0.8 * tau + 0.2 * np.linalg.solve(noise + coupling * gram, y)
-    draws = tilted.particles(n, y, noise, coupling, 1.0, jnp.zeros(3), 4800, jax.random.key(2))
+    draws = neuron_sets.particles(n, y, noise, coupling, 1.0, jnp.zeros(3), 4800, jax.random.key(2))
     measure = tilted.tilt(n.features(draws.w), draws, jnp.asarray(tau)[:, None], jnp.array([coupling]))
     products = n.features(draws.w)[:, :, None] * n.features(draws.w)[:, None, :]
     found = jnp.einsum("s,sab->ab", measure.probability, products)
@@ -183,6 +183,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="random phase"):
         neuron(X2, "random_phase_cosine")
     with pytest.raises(ValueError, match="these span 3: use average='importance'"):
-        tilted.quadrature(neuron(np.eye(3), "erf"))
+        neuron_sets.quadrature(neuron(np.eye(3), "erf"))
     with pytest.raises(ValueError, match="effective sample size of the tilted neurons is 12, below 200"):
         tilted.require_sample_size("test", 12.3)

@@ -1,15 +1,14 @@
-"""The tilted measure of one neuron, and three ways to average over it.
+"""The tilted measure of one neuron.
 
 Given the rest of the network, a neuron that sees the points X has weights of density (theory 02, (39))
 
     p(w) ~ N(w; 0, variance I) exp(1/2 phi^T M phi),   phi = phi(X w),   M = vectors diag(coefficients) vectors^T.
 
 It is normalisable for every M if phi is bounded; if |phi| grows linearly, for small M only (02 (50)); never if phi
-grows faster, which is refused. Averages are sums over a fixed set of neurons (`Neurons`): the nodes of a quadrature,
-importance samples, or particles. On a fixed set the log normaliser stays convex in the tilt.
+grows faster, which is refused. Averages are sums over a fixed set of neurons (`Neurons`, made in `neuron_sets`), on
+which the log normaliser stays convex in the tilt.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -26,12 +25,6 @@ from fieldprob.theory.setting import Setting
 
 SMALLEST_SAMPLE_SIZE = 200.0
 _CHUNK = 4096
-_RADIAL_NODES = 64
-_ANGLES = 256
-_ARC_NODES = 12
-_WIDE = 1.7
-_STEPS = 800
-_ACCEPTANCE = 0.57
 
 
 class Neuron(eqx.Module):
@@ -195,76 +188,6 @@ def _chunks(*arrays: Float[Array, "samples _"]):
     return tuple(jnp.pad(x, padding).reshape(chunks, -1, x.shape[1]) for x in arrays)
 
 
-# --- quadrature -------------------------------------------------------------------------------------------------------
-
-
-def quadrature(neuron: Neuron) -> Neurons:
-    """Nodes and weights for one or two directions, in polar coordinates.
-
-    The radius is mapped to the whole half-line (Gauss-Legendre), so that heavy tilts are met. Angles are equidistant
-    for a smooth activation, as many as its steepest pre-activation needs (256 where that is traced); for one with a
-    kink at zero, Gauss-Legendre between the kinks of all points.
-
-    Raises:
-        ValueError: the points span more than two directions.
-    """
-    if neuron.directions > 2:
-        raise ValueError(
-            f"average='quadrature' is for points that span one or two directions, and these span {neuron.directions}: "
-            "use average='importance'."
-        )
-    x, gauss = np.polynomial.legendre.leggauss(_RADIAL_NODES)
-    scale = 4 * jnp.sqrt(jax.lax.stop_gradient(neuron.variance))
-    radius = scale * (1 + x) / (1 - x)
-    log_radius = jnp.log(2 * scale * gauss / (1 - x) ** 2)
-    if neuron.directions == 1:
-        unit, arc = jnp.array([[1.0], [-1.0]]), jnp.ones(2)
-    else:
-        angle, arc = _angles(neuron)
-        unit = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-        log_radius = log_radius + jnp.log(radius)
-    w = (radius[:, None, None] * unit).reshape(-1, neuron.directions)
-    return Neurons(w, _log_normal(w, neuron.variance) + (log_radius[:, None] + jnp.log(arc)).reshape(-1))
-
-
-def _angles(neuron: Neuron) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
-    X = jax.lax.stop_gradient(neuron.coordinates)
-    if neuron.activation.smooth:
-        angles = _ANGLES
-        if not isinstance(X, Tracer) and not isinstance(neuron.variance, Tracer):
-            steepest = float(jnp.sqrt(neuron.variance * jnp.max(jnp.sum(X**2, axis=1))))
-            angles = _ANGLES * int(np.clip(steepest / 5, 1, 100))
-        return jnp.arange(angles) * (2 * jnp.pi / angles), jnp.full(angles, 2 * jnp.pi / angles)
-    normal = jnp.arctan2(X[:, 1], X[:, 0]) + jnp.pi / 2
-    kinks = jnp.sort(jnp.concatenate([normal, normal + jnp.pi, jnp.arange(8) * jnp.pi / 4]) % (2 * jnp.pi))
-    ends = jnp.append(kinks[1:], kinks[0] + 2 * jnp.pi)
-    x, gauss = np.polynomial.legendre.leggauss(_ARC_NODES)
-    half = (ends - kinks)[:, None] / 2
-    return (kinks[:, None] + half * (1 + x)).ravel(), (half * gauss).ravel()
-
-
-# --- importance samples -----------------------------------------------------------------------------------------------
-
-
-def importance(neuron: Neuron, covariance: Float[Array, "directions directions"], samples: int, key) -> Neurons:
-    """Draws from a mixture, in equal parts, of the prior, N(0, covariance) and N(0, 1.7 covariance)."""
-    variance = jax.lax.stop_gradient(neuron.variance)
-    L = jnp.linalg.cholesky(jax.lax.stop_gradient(covariance))
-    n = -(-samples // 3)
-    z = jax.random.normal(key, (3, n, neuron.directions))
-    scaled = z[1:] @ L.T
-    w = jnp.concatenate([jnp.sqrt(variance) * z[0], scaled[0], jnp.sqrt(_WIDE) * scaled[1]])
-    log_density = [_log_normal(w, variance)]
-    whitened = jax.scipy.linalg.solve_triangular(L, w.T, lower=True).T
-    log_det = jnp.sum(jnp.log(jnp.diagonal(L)))
-    log_density += [_log_normal(whitened, c) - log_det for c in (1.0, _WIDE)]
-    return Neurons(w, _log_normal(w, neuron.variance) - logsumexp(jnp.stack(log_density), axis=0) - jnp.log(n))
-
-
-def _log_normal(w, variance):
-    return -jnp.sum(w**2, axis=1) / (2 * variance) - w.shape[1] / 2 * jnp.log(2 * jnp.pi * variance)
-
-
 def require_sample_size(theory: str, sample_size) -> None:
     """Raise a ValueError where an effective sample size is too small to trust (unless it is traced)."""
     if not isinstance(sample_size, Tracer) and not float(sample_size) >= SMALLEST_SAMPLE_SIZE:
@@ -272,64 +195,6 @@ def require_sample_size(theory: str, sample_size) -> None:
             f"theory {theory!r}: the effective sample size of the tilted neurons is {float(sample_size):.0f}, below "
             f"{SMALLEST_SAMPLE_SIZE:.0f}: give more samples, average='particles', or closure='gaussian'."
         )
-
-
-# --- particles --------------------------------------------------------------------------------------------------------
-
-
-@partial(jax.jit, static_argnames="samples")
-def particles(
-    neuron: Neuron,
-    y: Float[Array, " points"],
-    noise: Float[Array, "points points"],
-    readout,
-    width,
-    start: Float[Array, " points"],
-    samples: int,
-    key,
-) -> Neurons:
-    """Neurons drawn by mean-field Langevin from the measure tilted by M = readout/width tau tau^T.
-
-    The field tau = (noise + readout <phi phi^T>)^-1 y is that of all particles, refreshed at every step of the first
-    half, then frozen, so that the particles become independent draws. Steps are Metropolis-adjusted, their size adapted
-    in the first half. Their weights make averages over the prior of the draws, up to the normaliser, which particles do
-    not know. Not differentiable through accept and reject, only through these weights.
-
-    Source: theory 02, section 4.3.
-    """
-    frozen, y, noise, readout, width, start = jax.lax.stop_gradient((neuron, y, noise, readout, width, start))
-    coupling, variance = readout / width, frozen.variance
-
-    def log_density(w, tau):
-        return coupling * (frozen.features(w) @ tau) ** 2 / 2 - jnp.sum(w**2, axis=-1) / (2 * variance)
-
-    density_and_gradient = jax.vmap(jax.value_and_grad(log_density), (0, None))
-
-    def step(state, inputs):
-        w, tau, log_size = state
-        key, adapt = inputs
-        key_z, key_u = jax.random.split(key)
-        size = variance * jnp.exp(log_size)
-        density, gradient = density_and_gradient(w, tau)
-        z = jax.random.normal(key_z, w.shape)
-        proposal = w + size * gradient + jnp.sqrt(2 * size) * z
-        density_there, gradient_there = density_and_gradient(proposal, tau)
-        back = w - proposal - size * gradient_there
-        log_ratio = density_there - density + jnp.sum(z**2, axis=1) / 2 - jnp.sum(back**2, axis=1) / (4 * size)
-        accept = jnp.log(jax.random.uniform(key_u, density.shape)) < log_ratio
-        w = jnp.where(accept[:, None], proposal, w)
-        phi = frozen.features(w)
-        field = jnp.linalg.solve(noise + readout * phi.T @ phi / samples, y)
-        tau = jnp.where(adapt, field, tau)
-        log_size = log_size + jnp.where(adapt, 0.1 * (jnp.mean(accept) - _ACCEPTANCE), 0.0)
-        return (w, tau, log_size), None
-
-    key_w, key_steps = jax.random.split(key)
-    w = jnp.sqrt(variance) * jax.random.normal(key_w, (samples, frozen.directions))
-    schedule = (jax.random.split(key_steps, _STEPS), jnp.arange(_STEPS) < _STEPS // 2)
-    (w, tau, _), _ = jax.lax.scan(step, (w, start, jnp.log(0.1)), schedule)
-    log_prior = -jnp.sum(w**2, axis=1) / (2 * neuron.variance) - neuron.directions / 2 * jnp.log(neuron.variance)
-    return Neurons(w, log_prior - log_density(w, tau) - jnp.log(samples))
 
 
 # --- the domain -------------------------------------------------------------------------------------------------------

@@ -10,17 +10,9 @@ from jaxtyping import Float
 
 from fieldprob.theory.adaptation.closure import gaussian_closure
 from fieldprob.theory.adaptation.nonlinear import Data, measure_at, saddle
+from fieldprob.theory.neuron_sets import importance, particles, quadrature
 from fieldprob.theory.solvers import require_converged
-from fieldprob.theory.tilted import (
-    Neuron,
-    Neurons,
-    importance,
-    largest_growth,
-    particles,
-    quadrature,
-    require_sample_size,
-    slopes,
-)
+from fieldprob.theory.tilted import Neuron, Neurons, largest_growth, require_sample_size, slopes
 
 _ROUNDS = 4
 _BLOCK = 48  # samples come in multiples: 3 parts of the mixture, 16 blocks of the errors
