@@ -155,6 +155,7 @@ def measured(theory, net, task):
     for part, targets in {"": task.y, "_test": task.y_test}.items():
         if f"f{part}" in prediction.mean:
             mean[f"discrepancy{part}"] = targets - prediction.mean[f"f{part}"]
+        if f"f{part}" in prediction.variance:
             variance[f"discrepancy{part}"] = prediction.variance[f"f{part}"]
     kernel = prediction.mean["kernel_1"]
     mean |= {"kernel_1": kernel[np.ix_(points, points)]} | alignments(net, task, kernel[: task.points, : task.points])
