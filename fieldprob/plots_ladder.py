@@ -117,11 +117,11 @@ def _draw(axes: Axes, errors: pd.DataFrame, axis, position, others, groups, theo
 
 
 def _beside(axes: Axes, slopes: list[tuple[Line2D, float]]) -> None:
-    """The slopes on the right of a panel, from the highest line to the lowest."""
+    """The slopes on the right of a panel, of lines that are power laws, from the highest line to the lowest."""
     ordered = sorted(slopes, key=lambda entry: -np.asarray(entry[0].get_ydata(), dtype=float)[-1])
     if ordered:
         axes.legend(
-            [line for line, _ in ordered], [f"{slope:.2f}" for _, slope in ordered], title="slope",
+            [line for line, _ in ordered], [f"{slope:z.2f}" for _, slope in ordered], title="slope",
             loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=-(-len(ordered) // _ENTRIES), fontsize=6.5,
             title_fontsize=7, handlelength=2.0, labelspacing=0.3, borderaxespad=0.2, columnspacing=0.8,
         )  # fmt: skip

@@ -541,3 +541,6 @@ def test_a_sweep_with_an_exact_theory_draws_and_prints_the_ladder(toy, capsys):
     Path("s/ladder.png").unlink()
     assert main(["report", "s"]) == 0
     assert Path("s/ladder.png").stat().st_size > 10_000 and "Errors of the theories" in Path("s/index.html").read_text()
+    capsys.readouterr()
+    assert main(["sweep", "toy.py", "--width", "0,10", "--out", "one"]) == 1
+    assert "rms exact" in capsys.readouterr().out and not Path("one/ladder.png").exists(), "one point is no line"

@@ -195,6 +195,9 @@ def test_errors_against_an_exact_theory_and_their_slopes():
     fitted = slopes(average_seeds(table, ["chi", "width"]), "width", ["chi"])
     assert len(fitted) == 8 and all(slope == pytest.approx(-int(key[-1][-1])) for key, slope in fitted.items())
     assert not slopes(average_seeds(table, ["chi", "width"]), "chi", ["width"]), "no slope along words"
+    bent = table.assign(value=table["value"].mask((table["width"] == 40) & (table["theory"] == "order 1"), 0.2))
+    fitted = slopes(average_seeds(bent, ["chi", "width"]), "width", ["chi"])
+    assert {key[-1] for key in fitted} == {"order 2"}, "no slope where there is no power law"
     assert theory_errors([Prediction(theory="inexact", mean={"train_loss": 1.0}).to_dataset()]).empty
 
 
