@@ -297,8 +297,8 @@ def _legend(averaged, groups, others, theories, quantities) -> list[Line2D]:
         look = _floor_style(0, len(theories), len(groups)) | {"color": "0.6", "linewidth": 1.0}
         handles.append(Line2D([], [], label="Monte Carlo noise floor", **look))
     for index, group in enumerate(groups if several else []):
-        look = {"linestyle": LINES[index % len(LINES)], "marker": "o"} if by_theory else {"linewidth": 4}
-        look |= _sampled_style(index, len(theories), len(groups))
+        look = _sampled_style(index, len(theories), len(groups))
+        look |= {"linestyle": LINES[index % len(LINES)], "marker": "o"} if by_theory else {"linewidth": 4}
         handles.append(Line2D([], [], label=name_of(others, group), **look))
     return handles
 
