@@ -89,7 +89,7 @@ def report(directory: Path) -> None:
     shown = numbers(averaged)
     axis, others = swept_axis(table, swept)
     errors = ladder(averaged, axis, others)
-    if errors.row_count and table[axis].nunique() > 1:
+    if errors.row_count and len(set(table[axis])) > 1:
         drawn[LADDER_FIGURE] = _png(plot_ladder(table, swept, title=_title(settings)), directory / LADDER_FIGURE)
     page = pages.sweep_page(
         settings,
@@ -123,13 +123,13 @@ def numbers(averaged: pd.DataFrame) -> Table:
     theories = [theory for theory in averaged["theory"].unique() if theory]
     table = _table(*parameters, "statistic", "sampled", *theories)
     for _, group in averaged.groupby([*parameters, "statistic", "quantity"], sort=False):
-        found = {row.theory: value_with_error(row.value, row.error) for row in group.itertuples()}  # pyright: ignore
         first = group.iloc[0]
-        name = first["statistic"]
-        if first["quantity"] == "distance":
+        name, distance = first["statistic"], first["quantity"] == "distance"  # distances span decades
+        found = {row.theory: value_with_error(row.value, row.error, distance) for row in group.itertuples()}  # pyright: ignore
+        if distance:
             if not (group.loc[group["theory"] != "", "value"] > ROUNDING).any():
                 continue  # an identity
-            name, found[""] = f"{name}, distance", f"floor {group.loc[group['theory'] == '', 'value'].iloc[0]:.3g}"
+            name, found[""] = f"{name}, distance", f"floor {group.loc[group['theory'] == '', 'value'].iloc[0]:.1e}"
         table.add_row(
             *(f"{first[p]}" for p in parameters), name, found.get("", ""), *(found.get(t, "") for t in theories)
         )

@@ -19,15 +19,17 @@ _PREDICTED = ("error", "|z|", "verdict")
 _BOUND = {"value": "", "lower": "≥ ", "upper": "≤ "}
 
 
-def value_with_error(value: float, error: float) -> str:
+def value_with_error(value: float, error: float, scientific: bool = False) -> str:
     """`0.1234 ± 0.0056`: the error to two significant digits, the value to the same place.
 
     >>> value_with_error(12.34567, 0.0123)
     '12.346 ± 0.012'
+    >>> value_with_error(0.000284, 0.0000069, scientific=True)
+    '2.840e-04 ± 6.9e-06'
     """
     if not np.isfinite(error) or error <= 0:
         return f"{value:.5g}"
-    if not 1e-4 <= max(abs(value), error) < 1e6:
+    if scientific or not 1e-4 <= max(abs(value), error) < 1e6:
         digits = max(int(np.floor(np.log10(max(abs(value), error)))) - int(np.floor(np.log10(error))) + 1, 1)
         return f"{value:.{digits}e} ± {error:.1e}"
     places = max(1 - int(np.floor(np.log10(error))), 0)
