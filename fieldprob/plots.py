@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from fieldprob.compare import Comparison
 
 # Okabe and Ito's colours, told apart by colour-blind readers, and a marker each so that print works too
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+_MARKERS = "osD^vPXp"
 _COLUMNS = 3
 _LINES = ("-", "--", "-.", ":")
 _ABSCISSAE = ("points", "time")  # dimensions along which a statistic is a curve
@@ -242,16 +243,15 @@ def _label(ax: Axes, ends: dict[str, float]) -> None:
 def _strip(ax: Axes, scalars: dict[Any, Any], theories: list[str]) -> None:
     """The scalars, one a line: relative difference of every theory from the sampled value."""
     ax.axvline(0, color="0.6", linewidth=1, zorder=0)
-    offsets = (np.arange(len(theories)) - (len(theories) - 1) / 2) * 0.22
     for line, part in enumerate(scalars.values()):
-        for (theory, colour, marker), offset in zip(_styles(theories), offsets, strict=True):
+        present = [style for style in _styles(theories) if style[0] in set(part["theory"])]
+        step = 0.66 / max(len(present) - 1, 3)
+        for k, (theory, colour, marker) in enumerate(present):
             own = part[part["theory"] == theory]
             scale = own["sampled"].abs().to_numpy()
-            x = (own["sampled"] - own["predicted"]).to_numpy() / scale * 100
-            y = np.full(len(own), line + offset)
             ax.errorbar(
-                x,
-                y,
+                (own["sampled"] - own["predicted"]).to_numpy() / scale * 100,
+                np.full(len(own), line + (k - (len(present) - 1) / 2) * step),
                 xerr=_two_errors(own) / scale * 100,
                 color=colour,
                 marker=marker,
@@ -260,8 +260,10 @@ def _strip(ax: Axes, scalars: dict[Any, Any], theories: list[str]) -> None:
                 elinewidth=0.8,
                 markeredgewidth=0,
             )
-    ax.set_yticks(range(len(scalars)), [_name(key) for key in scalars])
-    ax.set_ylim(len(scalars) - 0.5, -0.5)
+    for between in range(1, len(scalars)):
+        ax.axhline(between - 0.5, color="0.9", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(scalars)), [fill(_name(key).removesuffix(", mean"), 12) for key in scalars])
+    ax.set_ylim(len(scalars) - 0.45, -0.55)
     ax.set_box_aspect(1)
     ax.margins(x=0.15)
     ax.set_xlabel("(sampled − predicted) / sampled  [%]", fontsize=_LABEL)

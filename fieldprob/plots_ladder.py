@@ -16,14 +16,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from fieldprob.plots_sweep import (
-    COLOURS,
     LINES,
-    MARKERS,
     STYLE,
     chosen,
     combinations,
+    name_of,
     panel_order,
     scale_axis,
+    style,
     swept_axis,
 )
 from fieldprob.sweep import ROUNDING, average_seeds, slopes
@@ -52,7 +52,7 @@ def plot_ladder(
     """
     axis, others = swept_axis(table, parameters)
     averaged = average_seeds(table, list(parameters) or [axis])
-    theories = [theory for theory in averaged["theory"].unique() if theory]
+    theories = [theory for theory in table["theory"].unique() if theory]
     errors = averaged.query(f"quantity == 'error' and value > {ROUNDING}")
     if errors.empty:
         raise ValueError("there is no error to draw: give a study one exact theory, Prediction(exact=True), and others")
@@ -66,7 +66,9 @@ def plot_ladder(
             rows, columns, figsize=(3.9 * columns + 0.2, 2.7 * rows + 0.9), squeeze=False, layout="constrained"
         )
         for index, (axes, statistic) in enumerate(zip(grid.flat, statistics, strict=False)):
-            lines = _draw(axes, chosen(errors, ["statistic"], [statistic]), axis, others, groups, theories)
+            position = scale_axis(axes, averaged[axis])
+            part = chosen(errors, ["statistic"], [statistic])
+            lines = _draw(axes, part, axis, position, others, groups, theories)
             keys = {key: (*key[0], statistic, key[1]) for key in lines}
             _beside(axes, [(line, fitted[keys[key]]) for key, line in lines.items() if keys[key] in fitted])
             axes.set_title(statistic, loc="left")
@@ -78,13 +80,13 @@ def plot_ladder(
             axes.set_axis_off()
         drawn = set(errors["theory"])
         handles = [
-            Line2D([], [], color=_colour(number), marker=_marker(number), linestyle="-", label=theory)
+            Line2D([], [], label=theory, **style(number, 0))
             for number, theory in enumerate(theories)
             if theory in drawn
         ]
         for index, group in enumerate(groups if others else []):
-            label = ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in zip(others, group, strict=True))
-            handles.append(Line2D([], [], color="0.25", linestyle=LINES[index % len(LINES)], label=label))
+            look = LINES[index % len(LINES)]
+            handles.append(Line2D([], [], color="0.25", linestyle=look, label=name_of(others, group)))
         figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.4)
         if title:
             figure.suptitle(title, fontsize=10.5)
@@ -93,9 +95,8 @@ def plot_ladder(
     return figure
 
 
-def _draw(axes: Axes, errors: pd.DataFrame, axis, others, groups, theories) -> dict[tuple, Line2D]:
+def _draw(axes: Axes, errors: pd.DataFrame, axis, position, others, groups, theories) -> dict[tuple, Line2D]:
     """The line of each combination of the other parameters and theory."""
-    position = scale_axis(axes, errors[axis])
     lines = {}
     for index, group in enumerate(groups):
         part = chosen(errors, others, group)
@@ -105,8 +106,7 @@ def _draw(axes: Axes, errors: pd.DataFrame, axis, others, groups, theories) -> d
                 continue
             drawn = axes.errorbar(
                 position(line[axis]), line["value"], yerr=np.minimum(line["error"], 0.9 * line["value"]),
-                color=_colour(number), marker=_marker(number), linestyle=LINES[index % len(LINES)], linewidth=1.1,
-                markerfacecolor="white" if index else _colour(number),
+                linewidth=1.1, **style(number, index),
             )  # fmt: skip
             lines[group, theory] = drawn.lines[0]
     axes.set_yscale("log")
@@ -117,19 +117,11 @@ def _draw(axes: Axes, errors: pd.DataFrame, axis, others, groups, theories) -> d
 
 
 def _beside(axes: Axes, slopes: list[tuple[Line2D, float]]) -> None:
-    """The slopes on the right of a panel, from the highest line to the lowest."""
+    """The slopes on the right of a panel, of lines that are power laws, from the highest line to the lowest."""
     ordered = sorted(slopes, key=lambda entry: -np.asarray(entry[0].get_ydata(), dtype=float)[-1])
     if ordered:
         axes.legend(
-            [line for line, _ in ordered], [f"{slope:.2f}" for _, slope in ordered], title="slope",
+            [line for line, _ in ordered], [f"{slope:z.2f}" for _, slope in ordered], title="slope",
             loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=-(-len(ordered) // _ENTRIES), fontsize=6.5,
             title_fontsize=7, handlelength=2.0, labelspacing=0.3, borderaxespad=0.2, columnspacing=0.8,
         )  # fmt: skip
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
-
-
-def _marker(number: int) -> str:
-    return MARKERS[number % len(MARKERS)]

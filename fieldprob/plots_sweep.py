@@ -1,7 +1,8 @@
 """The figure of a sweep: theory as lines, samples as points with error bars, one panel a statistic.
 
 Panels of a scalar show its value. Panels of an array show how far the sampled mean is from each theory, relative to its
-own size, above a grey band in which Monte Carlo error hides the difference.
+own size, above a grey band in which Monte Carlo error hides the difference. Colours are theories, and the other
+parameters line styles and filled or open markers; the other way round where there are fewer theories than combinations.
 """
 
 import re
@@ -20,8 +21,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from fieldprob.sweep import ROUNDING, average_seeds
 
 __all__ = [
-    "COLOURS", "LINES", "MARKERS", "STYLE", "chosen", "combinations", "panel_order", "plot_sweep", "scale_axis",
-    "swept_axis",
+    "COLOURS", "LINES", "MARKERS", "STYLE", "chosen", "combinations", "name_of", "panel_order", "plot_sweep",
+    "scale_axis", "style", "swept_axis",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, distinguishable by colour-blind readers; black is kept for the samples.
@@ -54,8 +55,7 @@ def plot_sweep(
 
     Args:
         table: what `fieldprob.sweep.as_table` returns.
-        parameters: the swept parameters, without `seed`. The first numeric one is the horizontal axis, the combinations
-            of the others are colours.
+        parameters: the swept parameters, without `seed`. The first numeric one is the horizontal axis.
         path: where to save the figure, if anywhere.
         title: above all panels.
 
@@ -72,16 +72,15 @@ def plot_sweep(
             rows, columns, figsize=(3.1 * columns + 0.2, 2.55 * rows + 0.75), squeeze=False, layout="constrained"
         )
         groups = combinations(averaged, others)
-        theories = [str(theory) for theory in averaged["theory"].unique() if theory]
+        theories = [str(theory) for theory in table["theory"].unique() if theory]
         for index, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
             _draw(axes, averaged, panel, axis, others, groups, theories)
             if index >= len(panels) - columns:
                 axes.set_xlabel(axis.replace("_", " "))
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
-        seeds = int(np.max(averaged["seeds"].to_numpy()))
         figure.legend(
-            handles=_legend(groups, others, theories, {quantity for _, quantity in panels}, seeds),
+            handles=_legend(averaged, groups, others, theories, {quantity for _, quantity in panels}),
             loc="outside lower center",
             ncols=4,
             columnspacing=1.6,
@@ -150,13 +149,9 @@ def _draw(
     statistic, quantity = panel
     rows = averaged[(averaged["statistic"] == statistic) & (averaged["quantity"] == quantity)]
     position = scale_axis(axes, averaged[axis])
+    draw = _draw_value if quantity == "value" else _draw_distance
     for index, group in enumerate(groups):
-        part = chosen(rows, others, group)
-        shift = (index - (len(groups) - 1) / 2) * 0.012 if len(groups) > 1 else 0.0
-        if quantity == "value":
-            _draw_value(axes, part, axis, position, theories, index, len(groups), shift)
-        else:
-            _draw_distance(axes, part, axis, position, theories, index, len(groups))
+        draw(axes, chosen(rows, others, group), axis, position, theories, index, len(groups))
     axes.set_title(statistic, loc="left")
     if quantity == "distance":
         axes.set_ylabel("|sampled − theory| / |sampled|", fontsize=8)
@@ -166,47 +161,75 @@ def _draw(
     axes.set_axisbelow(True)
 
 
-def _draw_value(axes, part, axis, position, theories, index, count, shift) -> None:
+def style(number: int, index: int) -> dict[str, Any]:
+    """Of a theory by its number, and a combination of the other parameters by its index."""
+    colour = COLOURS[number % len(COLOURS)]
+    face = "white" if index else colour
+    return {
+        "color": colour, "marker": MARKERS[number % len(MARKERS)], "linestyle": LINES[index % len(LINES)],
+        "markerfacecolor": face,
+    }  # fmt: skip
+
+
+def _theory_style(number: int, index: int, theories: int, groups: int) -> dict[str, Any]:
+    """As `style`; beside more combinations than theories colours are combinations, and lines theories."""
+    found = style(number, index)
+    if groups == 1 or theories < groups:
+        found["linestyle"] = LINES[number % len(LINES)]
+    return found if theories >= groups else found | {"color": _colour(index), "markerfacecolor": "white"}
+
+
+def _sampled_style(index: int, theories: int, groups: int) -> dict[str, Any]:
+    colour = "black" if theories >= groups else _colour(index)
+    return {"color": colour, "markerfacecolor": colour if theories >= groups and not index else "white"}
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _draw_value(axes, part, axis, position, theories, index, count) -> None:
     for number, theory in enumerate(theories):
         line = part[part["theory"] == theory].sort_values(axis, key=position)
         if line.empty:
             continue
         x, y = position(line[axis]), line["value"].to_numpy()
-        colour = COLOURS[(index if count > 1 else number) % len(COLOURS)]
-        style = LINES[number % len(LINES)]
-        axes.plot(x, y, color=colour, linestyle=style, zorder=2, marker="_" if len(x) == 1 else None, markersize=14)
+        look = _theory_style(number, index, len(theories), count)
+        width = 1.4 + 1.5 * (1 - (number + 1) / len(theories))  # so that lines in the same place are all seen
+        look |= {"marker": "_" if len(x) == 1 else None, "markersize": 14, "linewidth": width}
+        axes.plot(x, y, zorder=2, **look)
         if (line["error"] > 0).any():
-            axes.fill_between(x, y - line["error"], y + line["error"], color=colour, alpha=0.15, linewidth=0, zorder=1)
+            low, high = y - line["error"], y + line["error"]
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0, zorder=1)
     points = part[part["theory"] == ""].sort_values(axis, key=position)
-    colour = "black" if count == 1 else COLOURS[index % len(COLOURS)]
-    x = position(points[axis])
+    x, shift = position(points[axis]), (index - (count - 1) / 2) * 0.012
     x = x * 10**shift if axes.get_xscale() == "log" else x + shift * 10
-    axes.errorbar(x, points["value"], yerr=points["error"], fmt="o", color=colour, zorder=3, markerfacecolor="white")
+    look = _sampled_style(index, len(theories), count)
+    axes.errorbar(x, points["value"], yerr=points["error"], fmt="o", zorder=3, **look)
 
 
 def _draw_distance(axes, part, axis, position, theories, index, count) -> None:
     floor = part[part["theory"] == ""].sort_values(axis, key=position)
     x = position(floor[axis])
     if count == 1:
-        bottom = np.zeros(len(x))
-        axes.fill_between(x, bottom, floor["value"], color="0.88", linewidth=0, zorder=0)
-        axes.plot(x, floor["value"], color="0.6", linewidth=0.9, zorder=1, marker="_" if len(x) == 1 else None)
-    else:
-        axes.plot(
-            x, floor["value"], color=COLOURS[index % len(COLOURS)], linewidth=0.8, linestyle=(0, (1, 2)), zorder=1
-        )
+        axes.fill_between(x, np.zeros(len(x)), floor["value"], color="0.88", linewidth=0, zorder=0)
+    look = _floor_style(index, len(theories), count)
+    axes.plot(x, floor["value"], linewidth=0.9, zorder=1, marker="_" if len(x) == 1 else None, **look)
     for number, theory in enumerate(theories):
         line = part[(part["theory"] == theory) & (part["value"] > 0)].sort_values(axis, key=position)
         if line.empty:
             continue
-        colour = COLOURS[(index if count > 1 else number) % len(COLOURS)]
         value, error = line["value"].to_numpy(), line["error"].to_numpy()
         # on a logarithmic axis a bar must not reach zero
         bars = np.stack([np.minimum(error, 0.9 * value), error])
-        axes.errorbar(
-            position(line[axis]), value, yerr=bars, color=colour, fmt=MARKERS[number % len(MARKERS)],
-            linestyle=LINES[number % len(LINES)], linewidth=1.0, zorder=3, markerfacecolor="white",
-        )  # fmt: skip
+        look = _theory_style(number, index, len(theories), count)
+        axes.errorbar(position(line[axis]), value, yerr=bars, linewidth=1.0, zorder=3, **look)
+
+
+def _floor_style(index: int, theories: int, groups: int) -> dict[str, Any]:
+    if theories < groups:
+        return {"color": _colour(index), "linestyle": (0, (1, 2))}
+    return {"color": "0.6", "linestyle": LINES[index % len(LINES)]}
 
 
 def scale_axis(axes: Axes, column: Any):
@@ -224,8 +247,11 @@ def scale_axis(axes: Axes, column: Any):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
-    elif len(values) <= 7:
-        axes.set_xticks(values)
+    else:
+        margin = 0.06 * (values[-1] - values[0]) or 0.06 * abs(values[0]) or 1.0
+        axes.set_xlim(values[0] - margin, values[-1] + margin)
+        if len(values) <= 7:
+            axes.set_xticks(values)
     return lambda series: series.to_numpy(dtype=float)
 
 
@@ -252,23 +278,31 @@ def _scale_distances(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(groups, others, theories, quantities, seeds) -> list[Line2D]:
-    many = len(groups) > 1
+def _legend(averaged, groups, others, theories, quantities) -> list[Line2D]:
+    several, by_theory = len(groups) > 1, len(theories) >= len(groups)
+    seeds = int(np.max(averaged["seeds"].to_numpy()))
     handles = []
     if "value" in quantities:
         label = "sampled" if seeds == 1 else f"sampled, mean of {seeds} seeds"
-        handles.append(Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", label=label))
+        face = "black" if by_theory else "white"
+        handles.append(Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor=face, label=label))
     for number, theory in enumerate(theories):
-        colour = "0.25" if many else COLOURS[number % len(COLOURS)]
-        marker = MARKERS[number % len(MARKERS)] if "distance" in quantities else ""
-        style = LINES[number % len(LINES)]
-        handles.append(
-            Line2D([], [], color=colour, linestyle=style, marker=marker, markerfacecolor="white", label=theory)
-        )
+        if theory not in set(averaged["theory"]):
+            continue
+        look = _theory_style(number, 0, len(theories), len(groups))
+        look |= {} if by_theory else {"color": "0.25"}
+        look |= {} if "distance" in quantities else {"marker": ""}
+        handles.append(Line2D([], [], label=theory, **look))
     if "distance" in quantities:
-        style = (0, (1, 2)) if many else "-"
-        handles.append(Line2D([], [], color="0.6", linewidth=1.0, linestyle=style, label="Monte Carlo noise floor"))
-    for index, group in enumerate(groups if many else []):
-        label = ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in zip(others, group, strict=True))
-        handles.append(Line2D([], [], color=COLOURS[index % len(COLOURS)], linewidth=4, label=label))
+        look = _floor_style(0, len(theories), len(groups)) | {"color": "0.6", "linewidth": 1.0}
+        handles.append(Line2D([], [], label="Monte Carlo noise floor", **look))
+    for index, group in enumerate(groups if several else []):
+        look = _sampled_style(index, len(theories), len(groups))
+        look |= {"linestyle": LINES[index % len(LINES)], "marker": "o"} if by_theory else {"linewidth": 4}
+        handles.append(Line2D([], [], label=name_of(others, group), **look))
     return handles
+
+
+def name_of(parameters: Sequence[str], values: Sequence[Any]) -> str:
+    """A combination of parameters in a legend."""
+    return ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in zip(parameters, values, strict=True))

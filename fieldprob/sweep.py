@@ -24,6 +24,7 @@ __all__ = [
 
 COLUMNS = ("statistic", "quantity", "theory", "value", "error")
 ROUNDING = 1e-10  # a distance or error below this is an identity: nothing to draw
+_POWER_LAW = 1.2  # how far, as a factor, errors are off the line of a power law
 
 
 def mean_and_error(draws: xr.DataArray, batches: int = 20) -> tuple[xr.DataArray, xr.DataArray]:
@@ -111,7 +112,8 @@ def theory_errors(predictions: Sequence[xr.Dataset]) -> pd.DataFrame:
 def slopes(averaged: pd.DataFrame, axis: str, others: Sequence[str] = ()) -> dict[tuple, float]:
     """Slopes of log error against log `axis`, by least squares: (*values of `others`, statistic, theory) -> slope.
 
-    Nothing is fitted to fewer than three points, or along words; errors of rounding size are left out.
+    Nothing is fitted to fewer than three points, along words, or where a point is off the line by more than a factor of
+    1.2 and the errors are no power law; errors of rounding size are left out.
 
     Args:
         averaged: what `average_seeds` returns, of which the errors are taken.
@@ -123,8 +125,10 @@ def slopes(averaged: pd.DataFrame, axis: str, others: Sequence[str] = ()) -> dic
     errors = averaged.query(f"quantity == 'error' and value > {ROUNDING} and `{axis}` > 0")
     fitted = {}
     for key, line in errors.groupby([*others, "statistic", "theory"], sort=False):
-        if len(line) > 2:
-            fitted[key] = float(np.polyfit(np.log(line[axis].to_numpy(float)), np.log(line["value"]), 1)[0])
+        x, y = np.log(line[axis].to_numpy(float)), np.log(line["value"].to_numpy(float))
+        slope, offset = np.polyfit(x, y, 1) if len(line) > 2 else (np.nan, np.nan)
+        if np.abs(slope * x + offset - y).max() < np.log(_POWER_LAW):
+            fitted[key] = float(slope)
     return fitted
 
 

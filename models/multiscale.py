@@ -166,6 +166,8 @@ def measured(theory, net, task):
 def network(width, chi, activation, weight_variance, readout_variance):
     """chi is a number, or "width": the mean-field scaling."""
     chi = float(width) if chi == "width" else float(chi)
+    if not 1 <= chi < math.inf:
+        raise ValueError(f"chi is {chi:g}: give a number of at least 1, or 'width'")
     scaling = 1 + math.log(chi) / math.log(width) if width > 1 else 1.0
     return fp.Mlp(width, 1, activation, weight_variance, 0.0, readout_variance, scaling)
 

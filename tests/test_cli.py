@@ -177,8 +177,8 @@ def test_options_may_stand_anywhere(toy, words):
         (["run", "toy.py", "--widht", "3"], "toy has no parameter --widht; did you mean --width?"),
         (["run", "toy.py", "--ouut", "3"], "did you mean --out?"),
         (["run", "toy.py", "--seeds", "3"], "belongs to `fieldprob sweep`"),
-        (["run", "toy.py", "--width", "3.5"], "--width 3.5: expected int"),
-        (["run", "toy.py", "--width"], "--width nothing: expected int"),
+        (["run", "toy.py", "--width", "3.5"], "--width 3.5: expected an integer"),
+        (["run", "toy.py", "--width"], "--width nothing: expected an integer"),
         (["run", "toy.py", "--classes", "0,1"], "separate the entries of one value by spaces"),
         (["run", "toy.py", "--width", "3", "--width", "4"], "--width is given twice"),
         (["run", "toy.py", "--precision", "16"], "choose from 32, 64"),
@@ -191,7 +191,7 @@ def test_options_may_stand_anywhere(toy, words):
         (["run"], "which study?"),
         (["rum", "toy.py"], "no command 'rum'; did you mean run?"),
         (["sweep", "toy.py", "--width", "3"], "nothing to sweep"),
-        (["sweep", "toy.py", "--width", "3,x"], "--width x: expected int"),
+        (["sweep", "toy.py", "--width", "3,x"], "--width x: expected an integer"),
         (["sweep", "toy.py", "--width", "3,4", "--seeds", "0"], "--seeds 0"),
         (["report", "nowhere"], "not a directory"),
         (["report", "."], "holds no result"),
@@ -261,6 +261,22 @@ class Colour(enum.Enum):
 )
 def test_words_become_values_of_the_parameters_type(kind, words, value):
     assert convert("x", kind, words) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "expected"),
+    [
+        (float | Literal["width"], ["widht"], "--x widht: expected a number, or width"),
+        (Literal["standard", "mean-field"] | float, ["mean"], "expected standard or mean-field, or a number"),
+        (int | None, ["x"], "expected an integer, or None"),
+        (tuple[int, ...], ["1", "x"], "expected entries that are each an integer"),
+        (tuple[int, float], ["1", "x"], "expected an integer, then a number"),
+        (bool, ["perhaps"], "choose from True, False"),
+    ],
+)
+def test_a_wrong_word_is_told_what_is_expected_in_words(kind, words, expected):
+    with pytest.raises(ValueError, match=expected):
+        convert("x", kind, words)
 
 
 def test_a_wrong_choice_lists_the_right_ones():
@@ -541,3 +557,6 @@ def test_a_sweep_with_an_exact_theory_draws_and_prints_the_ladder(toy, capsys):
     Path("s/ladder.png").unlink()
     assert main(["report", "s"]) == 0
     assert Path("s/ladder.png").stat().st_size > 10_000 and "Errors of the theories" in Path("s/index.html").read_text()
+    capsys.readouterr()
+    assert main(["sweep", "toy.py", "--width", "0,10", "--out", "one"]) == 1
+    assert "rms exact" in capsys.readouterr().out and not Path("one/ladder.png").exists(), "one point is no line"

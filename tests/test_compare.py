@@ -454,6 +454,34 @@ def test_every_number_is_in_the_data_frame(several):
     assert len(several.summary()) == 3 * 5
 
 
+def test_long_names_of_theories_are_never_cut(five_theories):
+    heads = [line.split("|")[1:] for line in str(five_theories).splitlines() if "|" in line]
+    heads = [part.strip() for line in heads for part in line]
+    assert {"tree", "adaptation", "(one-loop)", "(self-consistent)", "(gaussian)"} <= set(heads)
+    assert "…" not in str(five_theories)
+    file = io.StringIO()
+    rich.console.Console(width=200, file=file).print(five_theories.rich())
+    assert "(self-consistent)" in file.getvalue() and "…" not in file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def five_theories() -> Comparison:
+    samples = dataset(**{name: ((), entries(4, 400) * 0.1 + 0.5) for name in ("train_loss", "alignment_orthogonal")})
+    orders = ("one-loop", "self-consistent", "gaussian")
+    values = dict.fromkeys(["tree", *(f"adaptation ({order})" for order in orders)], 0.5)
+    theories = [Prediction(theory=k, mean=dict.fromkeys(samples, v)) for k, v in {**values, "far away": 2.5}.items()]
+    return compare(samples, theories)
+
+
+def test_the_rows_of_scalars_do_not_mix_and_no_point_is_outside(five_theories):
+    (ax,) = five_theories.plot().axes
+    points = np.array([xy[0] for line in ax.get_lines() if len(xy := line.get_xydata()) == 1])
+    assert len(points) == 10 and points[:, 0].min() < -300
+    for axis, limits in enumerate((ax.get_xlim(), ax.get_ylim())):
+        assert min(limits) < points[:, axis].min() and points[:, axis].max() < max(limits)
+    assert points[:5, 1].max() < 0.4 and points[5:, 1].min() > 0.6
+
+
 def test_the_figure_is_drawn_from_the_comparison_alone(several, tmp_path):
     figure = several.plot(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -192,6 +192,9 @@ def test_nonlinear_network_in_every_parametrisation():
 def test_bad_input():
     with pytest.raises(ValueError, match="'weight-marginal' is for activation 'linear'"):
         load("multiscale").study(activation="erf", parametrisation="weight-marginal")
+    for chi in (0.5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"chi is {chi}: give a number of at least 1, or 'width'"):
+            load("multiscale").study(chi=chi)
 
 
 def test_noise_of_each_point_is_refused():

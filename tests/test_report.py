@@ -134,6 +134,26 @@ def test_the_figure_has_a_panel_a_statistic_but_none_for_identities(tmp_path, sc
     plt.close(figure)
 
 
+@pytest.mark.parametrize("others", [[], ["chi"]])
+def test_every_panel_has_the_limits_of_the_sweep_and_theories_keep_their_colours(others):
+    """One theory predicts one point only; the second of two theories is exact."""
+    table = power_laws([10, 30, 40], chis=("1", "width")[: 1 + len(others)])
+    rows = table[table["quantity"] == "error"].assign(quantity="value")
+    table = pd.concat(
+        [table, rows[(rows["statistic"] == "f") | (rows["width"] == 30)], rows.assign(theory="", value=1)]
+    )
+    figures = plot_sweep(table, ["width", *others]), plot_ladder(table, ["width", *others])
+    panels = [axes for figure in figures for axes in figure.axes if axes.axison]
+    assert len(panels) == 4 and len({axes.get_xlim() for axes in panels}) == 1
+    looks = [{line.get_label(): line for line in figure.legends[0].get_lines()} for figure in figures]
+    for theory in ("order 1", "order 2"):
+        assert len({look[theory].get_color() for look in looks}) == 1
+    if others:
+        assert [looks[0][f"chi = {chi}"].get_markerfacecolor() for chi in ("1", "width")] == ["black", "white"]
+    for figure in figures:
+        plt.close(figure)
+
+
 def test_the_first_numeric_parameter_is_the_horizontal_axis():
     table = pd.DataFrame({"scaling": ["a"], "flag": [True], "width": [3], "seed": [0]})
     assert swept_axis(table, ["scaling", "flag", "width"]) == ("width", ["scaling", "flag"])
@@ -175,6 +195,9 @@ def test_errors_against_an_exact_theory_and_their_slopes():
     fitted = slopes(average_seeds(table, ["chi", "width"]), "width", ["chi"])
     assert len(fitted) == 8 and all(slope == pytest.approx(-int(key[-1][-1])) for key, slope in fitted.items())
     assert not slopes(average_seeds(table, ["chi", "width"]), "chi", ["width"]), "no slope along words"
+    bent = table.assign(value=table["value"].mask((table["width"] == 40) & (table["theory"] == "order 1"), 0.2))
+    fitted = slopes(average_seeds(bent, ["chi", "width"]), "width", ["chi"])
+    assert {key[-1] for key in fitted} == {"order 2"}, "no slope where there is no power law"
     assert theory_errors([Prediction(theory="inexact", mean={"train_loss": 1.0}).to_dataset()]).empty
 
 

@@ -6,6 +6,7 @@ import inspect
 import io
 import re
 import shlex
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,11 +26,11 @@ def resolve(study: Callable[..., Any], preset: Mapping[str, Any], words: Mapping
     Raises:
         UsageError: a word is not of the parameter's type, or a required parameter is missing.
     """
-    types = parameter_types(study)
+    kinds = parameter_types(study)
     values: dict[str, Any] = {}
     for name, parameter in inspect.signature(study).parameters.items():
         if name in words:
-            values[name] = convert(name, types[name], words[name])
+            values[name] = convert(name, kinds[name], words[name])
         elif name in preset:
             values[name] = preset[name]
         elif parameter.default is not inspect.Parameter.empty:
@@ -82,4 +83,24 @@ def _reason(said: str, kind: Any) -> str:
     choices = re.search(r"Expected one of \((.*?),?\)", text)
     if choices:
         return "choose from " + choices.group(1).replace("'", "")
-    return f"expected {type_name(kind)}"
+    return f"expected {in_words(kind)}"
+
+
+_WORDS = {int: "an integer", float: "a number", str: "a word", bool: "true or false", type(None): "None"}
+
+
+def in_words(kind: Any) -> str:
+    """What to write for a value of a type.
+
+    >>> in_words(float | typing.Literal["width"]), in_words(tuple[int, ...]), in_words(tuple[int, float])
+    ('a number, or width', 'entries that are each an integer', 'an integer, then a number')
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(str, parts))
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(map(in_words, parts))
+    if origin in (tuple, list):
+        repeated = origin is list or parts[-1] is ...
+        return f"entries that are each {in_words(parts[0])}" if repeated else ", then ".join(map(in_words, parts))
+    return _WORDS.get(kind, type_name(kind))

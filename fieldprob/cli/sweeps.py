@@ -71,7 +71,7 @@ def run(request: Request, file: StudyFile) -> int:
 def report(directory: Path) -> None:
     """Draws a sweep from its finished points, writes summary.csv, figure.png and index.html, and prints the numbers.
 
-    Where a theory is exact, also ladder.png and the errors of the others.
+    Where a theory is exact, also the errors of the others, and of two points or more ladder.png.
     """
     try:
         settings = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
@@ -87,8 +87,9 @@ def report(directory: Path) -> None:
         table.to_csv(path, index=False)
     drawn = {commands.FIGURE: _png(plot_sweep(table, swept, title=_title(settings)), directory / commands.FIGURE)}
     shown = numbers(averaged)
-    errors = ladder(averaged, *swept_axis(table, swept))
-    if errors.row_count:
+    axis, others = swept_axis(table, swept)
+    errors = ladder(averaged, axis, others)
+    if errors.row_count and len(set(table[axis])) > 1:
         drawn[LADDER_FIGURE] = _png(plot_ladder(table, swept, title=_title(settings)), directory / LADDER_FIGURE)
     page = pages.sweep_page(
         settings,
@@ -96,7 +97,7 @@ def report(directory: Path) -> None:
         [(parameters, f"{path.name}/{commands.REPORT}") for path, parameters in points],
         drawn[commands.FIGURE],
         missing=max(0, settings.get("points", 0) - len(points)),
-        ladder=(errors, drawn[LADDER_FIGURE]) if errors.row_count else None,
+        ladder=(errors, drawn[LADDER_FIGURE]) if LADDER_FIGURE in drawn else None,
     )
     with atomic(directory / INDEX) as path:
         path.write_text(page, encoding="utf-8")
@@ -122,13 +123,13 @@ def numbers(averaged: pd.DataFrame) -> Table:
     theories = [theory for theory in averaged["theory"].unique() if theory]
     table = _table(*parameters, "statistic", "sampled", *theories)
     for _, group in averaged.groupby([*parameters, "statistic", "quantity"], sort=False):
-        found = {row.theory: value_with_error(row.value, row.error) for row in group.itertuples()}  # pyright: ignore
         first = group.iloc[0]
-        name = first["statistic"]
-        if first["quantity"] == "distance":
+        name, distance = first["statistic"], first["quantity"] == "distance"  # distances span decades
+        found = {row.theory: value_with_error(row.value, row.error, distance) for row in group.itertuples()}  # pyright: ignore
+        if distance:
             if not (group.loc[group["theory"] != "", "value"] > ROUNDING).any():
                 continue  # an identity
-            name, found[""] = f"{name}, distance", f"floor {group.loc[group['theory'] == '', 'value'].iloc[0]:.3g}"
+            name, found[""] = f"{name}, distance", f"floor {group.loc[group['theory'] == '', 'value'].iloc[0]:.1e}"
         table.add_row(
             *(f"{first[p]}" for p in parameters), name, found.get("", ""), *(found.get(t, "") for t in theories)
         )
@@ -138,8 +139,8 @@ def numbers(averaged: pd.DataFrame) -> Table:
 def ladder(averaged: pd.DataFrame, axis: str, others: list[str]) -> Table:
     """The errors of the theories against the exact one as a rich table: a line a point, a column a theory.
 
-    Three points or more of a numeric axis are followed by the log-log slopes. A statistic on which no theory errs is
-    left out.
+    Three points or more of a numeric axis are followed by the log-log slopes of power laws. A statistic on which no
+    theory errs is left out.
     """
     errors = averaged.query("quantity == 'error'")
     theories = [theory for theory in averaged["theory"].unique() if theory in set(errors["theory"])]
@@ -157,7 +158,7 @@ def ladder(averaged: pd.DataFrame, axis: str, others: list[str]) -> Table:
                 table.add_row(*labels, f"{value}", f"{size:.4g}", *cells)
             lines = [fitted.get((*group, statistic, theory)) for theory in theories]
             if any(slope is not None for slope in lines):
-                table.add_row(*labels, "slope", "", *("" if slope is None else f"{slope:.2f}" for slope in lines))
+                table.add_row(*labels, "slope", "", *("" if slope is None else f"{slope:z.2f}" for slope in lines))
     return table
 
 

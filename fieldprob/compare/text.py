@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,17 @@ _PREDICTED = ("error", "|z|", "verdict")
 _BOUND = {"value": "", "lower": "≥ ", "upper": "≤ "}
 
 
-def value_with_error(value: float, error: float) -> str:
+def value_with_error(value: float, error: float, scientific: bool = False) -> str:
     """`0.1234 ± 0.0056`: the error to two significant digits, the value to the same place.
 
     >>> value_with_error(12.34567, 0.0123)
     '12.346 ± 0.012'
+    >>> value_with_error(0.000284, 0.0000069, scientific=True)
+    '2.840e-04 ± 6.9e-06'
     """
     if not np.isfinite(error) or error <= 0:
         return f"{value:.5g}"
-    if not 1e-4 <= max(abs(value), error) < 1e6:
+    if scientific or not 1e-4 <= max(abs(value), error) < 1e6:
         digits = max(int(np.floor(np.log10(max(abs(value), error)))) - int(np.floor(np.log10(error))) + 1, 1)
         return f"{value:.{digits}e} ± {error:.1e}"
     places = max(1 - int(np.floor(np.log10(error))), 0)
@@ -138,16 +141,19 @@ def _width(columns: list[list[str]], blocks: list[list[list[str]]]) -> int:
 
 
 def _layout(columns: list[list[str]], blocks: dict[str, list[list[str]]]) -> list[str]:
-    body = _join(columns)
-    header = " " * len(body[0])
-    for theory, block in blocks.items():
-        part = _join(block)
-        width = max(len(part[0]), 8)
-        title = theory if len(theory) <= width else theory[: width - 1] + "…"
-        header += " | " + title.ljust(width)
-        body = [f"{a} | {b.ljust(width)}" for a, b in zip(body, part, strict=True)]
-    body.insert(1, "-" * len(body[0]))
-    return [line.rstrip() for line in [header, *body]]
+    parts = [_join(columns), *map(_join, blocks.values())]
+    widths = [len(part[0]) for part in parts]
+    heads = [[""], *(_head(theory, width) for theory, width in zip(blocks, widths[1:], strict=True))]
+    lines = [*zip_longest(*heads, fillvalue=""), *zip(*parts, strict=True)]
+    table = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    table.insert(len(table) - len(parts[0]) + 1, "-" * len(table[0]))
+    return [line.rstrip() for line in table]
+
+
+def _head(theory: str, width: int) -> list[str]:
+    """The name of a theory in as many lines as it takes, the parenthesis in one of its own."""
+    parts = [theory] if len(theory) <= width else theory.replace(" (", "\n(").split("\n")
+    return [line for part in parts for line in wrap(part, width, break_on_hyphens=False)]
 
 
 _COLOURS = {"agrees": "green", "differs": "red", "not converged": "yellow"}
@@ -163,7 +169,8 @@ def rich(comparison: Comparison) -> Table:
     for i, name in enumerate(_SAMPLED):
         table.add_column(name, justify="right" if i > 1 else "left")
     for theory in right:
-        table.add_column(f"{theory}\nerror, |z|", justify="right", min_width=9)
+        head = theory.replace(" (", "\n(")
+        table.add_column(f"{head}\nerror, |z|", justify="right", min_width=9, overflow="fold")
     for i, row in enumerate(left):
         blocks = [block[i] for block in right.values()]
         table.add_row(*row, *(f"{e}, {z} [{_COLOURS[v]}]{v}[/]" if v else "" for e, z, v in blocks))
