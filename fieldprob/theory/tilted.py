@@ -114,12 +114,16 @@ def slopes(activation: Activation) -> tuple[float, float]:
     ((1.0, 0.0), inf)
     """
     far = np.array([1e12, -1e12, 1e6, -1e6])
-    phi = jax.jit(activation.phi).lower(far).compile()  # runs whatever transformation is under way
-    with np.errstate(over="ignore"):
-        ratio = np.asarray(phi(far), float) / np.abs(far)
+    with jax.ensure_compile_time_eval(), np.errstate(over="ignore"):
+        ratio = np.asarray(_values(activation, far), float) / np.abs(far)
     grows = ~(np.abs(ratio[:2]) < 1.5 * np.abs(ratio[2:]) + 1e-3)
     plus, minus = np.where(grows, np.inf, np.where(np.abs(ratio[:2]) < 1e-3, 0.0, ratio[:2])).tolist()
     return plus, minus
+
+
+@eqx.filter_jit  # as one call, which a transformation that is under way leaves alone
+def _values(activation: Activation, z):
+    return activation.phi(z)
 
 
 def require_normalisable(theory: str, activation: Activation) -> None:
