@@ -16,7 +16,7 @@ over one-neuron draws (theory 01, E12). All else is the same code.
 
 import warnings
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,16 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Float
 
 from fieldprob import statistics
 from fieldprob.activations.four_point import CLOSED, unit_covariance
 from fieldprob.prediction import Prediction
+from fieldprob.theory.kernel_fluctuations import Fluctuation, along, layers_of, over_neurons, over_pairs, through
 from fieldprob.theory.setting import Setting, predict, setting
 
 _TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
 _LARGE = 0.3  # change of the kernel, relative to its size, above which a first order is not to be trusted
-_BATCH = 64  # draws carried through the layers at once
 
 
 def perturbative(
@@ -74,26 +73,9 @@ def perturbative(
     True
     """
     problem = setting("perturbative", net, task)
-    kernels = net.limit_kernels(problem.X)
-    if method not in ("auto", "tensor", "neurons"):
-        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
-    if method == "auto":
-        closed = all(isinstance(phi, CLOSED) for phi in problem.activations)
-        method = "tensor" if closed and len(problem.X) <= _TENSOR_POINTS else "neurons"
-    if method == "neurons" and (key is None or neurons < 2):
-        raise ValueError(
-            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
-        )
-    numbers = jax.tree.map(  # one compilation for all widths and variances
-        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
-        problem._replace(widths=tuple(float(n) for n in problem.widths)),
+    limit, shift, square = expansion(
+        problem, net.limit_kernels(problem.X), method=method, neurons=neurons, key=key, nodes=nodes
     )
-    covariances = None
-    if method == "tensor":
-        covariances = [
-            unit_covariance(phi, K, nodes=nodes) for phi, K in zip(numbers.activations, kernels, strict=False)
-        ]
-    limit, shift, square = _expand(numbers, kernels, covariances, neurons, key)
     total = jax.tree.map(jnp.add, limit, shift)
     _warn_large(net, limit, shift)
     for name, covariance in total.covariance.items():
@@ -132,11 +114,47 @@ def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
         )
 
 
+def expansion(
+    problem: Setting,
+    kernels: list[Array],
+    *,
+    method: str = "auto",
+    neurons: int = 100_000,
+    key: Array | None = None,
+    nodes: int = 16,
+    pulled: bool = True,
+) -> tuple[Prediction, Prediction, Prediction | None]:
+    """The posterior with the given kernels of all layers, what their fluctuations add to it to first order in 1/N, and
+    the squared standard error of that (None if it has none).
+
+    `pulled` says whether the data's pull G : E is to be added: not where the kernels given have been pulled already.
+    Other arguments and errors are those of `perturbative`.
+    """
+    if method not in ("auto", "tensor", "neurons"):
+        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
+    if method == "auto":
+        closed = all(isinstance(phi, CLOSED) for phi in problem.activations)
+        method = "tensor" if closed and len(problem.X) <= _TENSOR_POINTS else "neurons"
+    if method == "neurons" and (key is None or neurons < 2):
+        raise ValueError(
+            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
+        )
+    numbers = jax.tree.map(  # one compilation for all widths and variances
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
+        problem._replace(widths=tuple(float(n) for n in problem.widths)),
+    )
+    covariances = None
+    if method == "tensor":
+        covariances = [
+            unit_covariance(phi, K, nodes=nodes) for phi, K in zip(numbers.activations, kernels, strict=False)
+        ]
+    return _expand(numbers, kernels, covariances, neurons, key, pulled)
+
+
 @eqx.filter_jit
-def _expand(problem: Setting, kernels, covariances, neurons: int, key):
-    """The infinite-width `Prediction`, its shift, and the squared standard error of that (None for the tensor)."""
+def _expand(problem: Setting, kernels, covariances, neurons: int, key, pulled: bool):
     limit = _limit(problem, kernels[-1])
-    layers = _layers(problem)
+    layers = layers_of(problem)
     depth, P = len(layers), problem.points
 
     def alignment(K):
@@ -158,8 +176,8 @@ def _expand(problem: Setting, kernels, covariances, neurons: int, key):
         )
 
     def shift(source, Y, Z):
-        carried = _through(layers, kernels, source, Y, Z)
-        tangent = _first_order(limit, carried, kernels, alignment)
+        carried = through(layers, kernels, source, Y, Z)
+        tangent = _first_order(limit, carried, kernels, alignment, pulled)
         return jax.jvp(predicted, (base,), (tangent,))[1]
 
     fixed = {f"kernel_{layer}": 0 * K for layer, K in enumerate(kernels[1:], start=1)}
@@ -168,76 +186,10 @@ def _expand(problem: Setting, kernels, covariances, neurons: int, key):
     found = []
     for source, (layer, K) in enumerate(zip(layers, kernels[:-1], strict=True), start=1):
         if covariances is not None:
-            found.append((_over_pairs(layer, covariances[source - 1], partial(shift, source)), None))
+            found.append((over_pairs(layer, covariances[source - 1], partial(shift, source)), None))
         else:
-            found.append(_over_neurons(layer, K, partial(shift, source), neurons, jax.random.fold_in(key, source)))
+            found.append(over_neurons(layer, K, partial(shift, source), neurons, jax.random.fold_in(key, source)))
     return predicted(base), *jax.tree.map(lambda *parts: sum(parts[1:], start=parts[0]), *found)
-
-
-# --- layers and their fluctuations ------------------------------------------------------------------------------------
-
-
-class _Layer(NamedTuple):
-    """The kernel map of a hidden layer: K -> bias + weight E[phi phi]."""
-
-    activation: Any
-    weight: Any
-    bias: Any
-    width: Any
-
-    def __call__(self, K: Float[Array, "points points"]) -> Float[Array, "points points"]:
-        q = jnp.diagonal(K)
-        return self.bias + self.weight * self.activation.dual(q[:, None], K, q[None, :])
-
-
-def _layers(problem: Setting) -> list[_Layer]:
-    weights = (*problem.weight_variance[1:], problem.readout)
-    biases = (*problem.bias_variance[1:], 0.0)
-    return [_Layer(*parts) for parts in zip(problem.activations, weights, biases, problem.widths, strict=True)]
-
-
-def _over_pairs(layer: _Layer, unit_covariance, observe):
-    """The sum of `observe(Y, Z)` over Y = the unit perturbation of each pair of points, Z = its covariance."""
-    points = unit_covariance.shape[0]
-    i, j = np.triu_indices(points)
-    unit = np.zeros((i.size, points, points))
-    unit[np.arange(i.size), i, j] = unit[np.arange(i.size), j, i] = 1.0
-    covariance = layer.weight**2 / layer.width * unit_covariance[i, j]
-
-    def add(total, pair):
-        return jax.tree.map(jnp.add, total, observe(*pair)), None
-
-    zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(observe, unit[0], covariance[0]))
-    return jax.lax.scan(add, zero, (jnp.asarray(unit), covariance))[0]
-
-
-def _over_neurons(layer: _Layer, K, observe, neurons: int, key):
-    """The mean of `observe(Y, Y)` over one-neuron draws Y = (weight phi phi^T - its mean) / sqrt(width), and the
-    square of its standard error."""
-    eigenvalues, vectors = jnp.linalg.eigh(K)
-    root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))
-    mean = layer(K) - layer.bias
-
-    def draw(key):
-        for_h, for_phase = jax.random.split(key)
-        h = root @ jax.random.normal(for_h, (K.shape[0],), K.dtype)
-        phase = 2 * jnp.pi * jax.random.uniform(for_phase, (), K.dtype)
-        phi = layer.activation.phi(h, phase) if layer.activation.random_phase else layer.activation.phi(h)
-        Y = (layer.weight * jnp.outer(phi, phi) - mean) / jnp.sqrt(layer.width)
-        return observe(Y, Y)
-
-    def batch(sums, start):
-        index = start + jnp.arange(_BATCH)
-        values = jax.vmap(lambda i: draw(jax.random.fold_in(key, i)))(index)
-        values = jax.tree.map(lambda v: jnp.where(jnp.expand_dims(index < neurons, range(1, v.ndim)), v, 0), values)
-        moments = jax.tree.map(lambda v: jnp.stack([jnp.sum(v, axis=0), jnp.sum(v**2, axis=0)]), values)
-        return jax.tree.map(jnp.add, sums, moments), None
-
-    zero = jax.tree.map(lambda v: jnp.zeros((2, *v.shape), v.dtype), jax.eval_shape(draw, key))
-    sums = jax.lax.scan(batch, zero, jnp.arange(0, neurons, _BATCH))[0]
-    mean_of = jax.tree.map(lambda v: v[0] / neurons, sums)
-    square = jax.tree.map(lambda v: jnp.maximum(v[1] / neurons - (v[0] / neurons) ** 2, 0) / (neurons - 1), sums)
-    return mean_of, square
 
 
 # --- what a fluctuation of the output kernel does ---------------------------------------------------------------------
@@ -286,34 +238,7 @@ class _Moments(NamedTuple):
     variance_of: dict[str, Array]
 
 
-class _Fluctuation(NamedTuple):
-    """A covariance Y x Z of one kernel and what it does to those after it, a list over all layers from 0: the
-    covariances of theirs and the shifts of their prior means. Zero before."""
-
-    Y: list[Array]
-    Z: list[Array]
-    shift: list[Array]
-
-
-def _through(layers, kernels, source: int, Y, Z) -> _Fluctuation:
-    """Theory 03, (28)-(30): carry Y x Z, a covariance of kernel `source`, through the layers after it."""
-    zero = [jnp.zeros_like(Y)] * source
-    carried = _Fluctuation([*zero, Y], [*zero, Z], [*zero, jnp.zeros_like(Y)])
-    for layer, K in zip(layers[source:], kernels[source:-1], strict=True):
-        along = partial(_along, layer, K)
-        bend = jax.jvp(lambda K, layer=layer: _along(layer, K, carried.Y[-1]), (K,), (carried.Z[-1],))[1]
-        carried.shift.append(along(carried.shift[-1]) + bend / 2)
-        carried.Y.append(along(carried.Y[-1]))
-        carried.Z.append(along(carried.Z[-1]))
-    return carried
-
-
-def _along(function, K, V):
-    """The derivative of a function of a kernel along V."""
-    return jax.jvp(function, (K,), (V,))[1]
-
-
-def _first_order(limit: _Limit, carried: _Fluctuation, kernels, alignment) -> _Moments:
+def _first_order(limit: _Limit, carried: Fluctuation, kernels, alignment, pulled: bool) -> _Moments:
     """Theory 03, (31) and (39)-(41), and the leading variances of kernels and alignments."""
     d, R, A = limit.discrepancy, limit.resolvent, limit.residual
     Y, Z, m = carried.Y[-1], carried.Z[-1], carried.shift[-1]
@@ -323,9 +248,11 @@ def _first_order(limit: _Limit, carried: _Fluctuation, kernels, alignment) -> _M
     log_evidence = m @ d @ d - jnp.sum(R * m) + pull * pull_Y - Zd @ R @ Yd + jnp.sum((Z @ R) * (Y @ R).T) / 2
     bends, variance_of = [], {}
     for layer, (K, Y_l, Z_l) in list(enumerate(zip(kernels, carried.Y, carried.Z, strict=True)))[1:]:
-        bends.append(_along(lambda K, Y=Y_l: _along(alignment, K, Y), K, Z_l) / 2)
+        bends.append(along(lambda K, Y=Y_l: along(alignment, K, Y), K, Z_l) / 2)
         variance_of[f"kernel_{layer}"] = Y_l * Z_l
-        variance_of[f"alignment_{layer}"] = _along(alignment, K, Y_l) * _along(alignment, K, Z_l)
+        variance_of[f"alignment_{layer}"] = along(alignment, K, Y_l) * along(alignment, K, Z_l)
+    if not pulled:
+        pull = 0.0
     return _Moments(
         mean=A @ (m @ d + Yd * pull) - exchange @ d,
         covariance=A @ (m + Y * pull) @ A.T + _even(jnp.outer(A @ Yd, A @ Zd) - exchange @ A.T),
