@@ -4,6 +4,7 @@ Options may stand in any order, before or after the name. Values of study parame
 them their types, once JAX may be imported.
 """
 
+import ast
 import re
 import textwrap
 from collections.abc import Sequence
@@ -259,14 +260,35 @@ def _written(value: object) -> str:
 
 
 def _parameter_entry(parameter: Parameter) -> tuple[str, str]:
-    annotation = parameter.annotation
-    if annotation in ("int", "float", "str", "bool", "Path"):
-        annotation = annotation.upper()
-    choices = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", annotation)
-    if choices:
-        annotation = "{" + choices.group(1).replace("'", "").replace(" ", "") + "}"
     default = "required" if parameter.default is None else f"default: {parameter.default}"
-    return f"{parameter.flag} {annotation}", f"{parameter.help} ({default})".strip()
+    return f"{parameter.flag} {placeholder(parameter.annotation)}", f"{parameter.help} ({default})".strip()
+
+
+def placeholder(annotation: str) -> str:
+    """What stands for the value of a parameter in its help, of the source of its type.
+
+    >>> placeholder("tuple[int, ...]"), placeholder("Literal['standard', 'mean-field'] | float")
+    ('INT [INT ...]', '{standard,mean-field}|FLOAT')
+    >>> placeholder("float | Literal['width'] | None")
+    'FLOAT|width|NONE'
+    """
+
+    def written(node: ast.expr) -> str:
+        match node:
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                return f"{written(left)}|{written(right)}"
+            case ast.Subscript(value=value, slice=inner):
+                parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+                if ast.unparse(value).endswith("Literal"):
+                    choices = [str(ast.literal_eval(part)) for part in parts]
+                    return choices[0] if len(choices) == 1 else "{" + ",".join(choices) + "}"
+                words = [written(part) for part in parts if ast.unparse(part) != "..."]
+                repeated = len(words) < len(parts) or ast.unparse(value).lower().endswith("list")
+                return f"{words[0]} [{words[0]} ...]" if repeated else " ".join(words)
+            case _:
+                return ast.unparse(node).upper()
+
+    return written(ast.parse(annotation, mode="eval").body)
 
 
 def _section(title: str, entries: Sequence[tuple[str, str]]) -> str:
