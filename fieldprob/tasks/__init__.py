@@ -16,6 +16,7 @@ from fieldprob.tasks.measures import Interval as Interval
 from fieldprob.tasks.measures import Pool as Pool
 from fieldprob.tasks.measures import Sphere as Sphere
 from fieldprob.tasks.population import Population as Population
+from fieldprob.tasks.teachers import HermiteTeacher as HermiteTeacher
 from fieldprob.tasks.teachers import cubic_teacher as cubic_teacher
 from fieldprob.tasks.teachers import ising as ising
 from fieldprob.tasks.teachers import linear_teacher as linear_teacher

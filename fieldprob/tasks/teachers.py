@@ -10,11 +10,60 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 from scipy.special import erf
 
-from fieldprob.tasks.arguments import count, floats, generator, real, require_finite
+from fieldprob.tasks.arguments import count, floats, generator, is_traced, real, require_finite
 from fieldprob.tasks.base import Task
+
+
+class HermiteTeacher(eqx.Module):
+    """y = sum over k of coefficients[k] He_k(z), z = direction . x, of one direction of the inputs.
+
+    He_k are probabilists' Hermite polynomials, not normalised: E[He_k²] = k! under z ~ N(0, 1). Called as teacher(X), X
+    (points, inputs) of NumPy or of JAX; `link` is the function of z. It serves as the target of a `Population`.
+
+    Args:
+        coefficients: one for each degree from 0 on; numbers, or traced ones.
+        direction: (inputs,), divided by its norm. Default: the first unit vector, without loss of generality.
+
+    Raises: TypeError or ValueError for arguments that do not fit.
+
+    >>> teacher = HermiteTeacher((0, 1, 0, -0.3))                       # z - 0.3 (z^3 - 3 z)
+    >>> teacher(np.array([[2.0, 5.0]])).round(12).tolist()
+    [1.4]
+    """
+
+    coefficients: tuple
+    direction: tuple[float, ...] | None
+
+    def __init__(self, coefficients: Any, direction: Any = None):
+        values = list(coefficients) if np.ndim(coefficients) == 1 else []
+        if not values:
+            raise ValueError(
+                f"coefficients is {coefficients!r}: give one number for each degree, e.g. (0, 1, 0, -0.3)."
+            )
+        self.coefficients = tuple(c if is_traced(c) else real("coefficients", c) for c in values)
+        if direction is None:
+            self.direction = None
+        else:
+            self.direction = tuple(_unit_vector(direction, np.size(direction)).tolist())
+
+    def link(self, z: Any) -> Any:
+        """The polynomial at z, of any shape."""
+        last, previous, total = 0 * z + 1.0, 0 * z, self.coefficients[0] + 0 * z
+        for k, c in enumerate(self.coefficients[1:]):
+            last, previous = z * last - k * previous, last
+            total = total + c * last
+        return total
+
+    def __call__(self, X: Any) -> Any:
+        if self.direction is None:
+            return self.link(X[:, 0])
+        if X.shape[1] != len(self.direction):
+            raise ValueError(f"X has {X.shape[1]} inputs, but the teacher's direction {len(self.direction)}.")
+        return self.link(X @ np.asarray(self.direction, X.dtype))
 
 
 def hermite(order: int, z: np.ndarray) -> np.ndarray:
@@ -23,9 +72,7 @@ def hermite(order: int, z: np.ndarray) -> np.ndarray:
     >>> float(hermite(3, np.array(2.0)) * math.sqrt(6.0))  # He_3(z) = z^3 - 3 z
     2.0
     """
-    coefficients = np.zeros(order + 1)
-    coefficients[order] = 1.0 / math.sqrt(math.factorial(order))
-    return np.polynomial.hermite_e.hermeval(z, coefficients)
+    return HermiteTeacher((0.0,) * order + (1 / math.sqrt(math.factorial(order)),)).link(z)
 
 
 LINKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
@@ -161,10 +208,7 @@ def cubic_teacher(
     unit = _unit_vector(direction, inputs)
     linear, cubic = real("linear", linear), real("cubic", cubic)
 
-    def target(X: np.ndarray) -> np.ndarray:
-        z = X @ unit
-        return linear * hermite(1, z) + cubic * hermite(3, z)
-
+    target = HermiteTeacher((0.0, linear, 0.0, cubic / math.sqrt(6.0)), unit)
     return _gaussian_task("cubic teacher", target, points, inputs, test, noise_variance, label_noise_variance, seed)
 
 

@@ -1,7 +1,7 @@
 """The companion analytic module: each theory is a function (prior, task) -> `Prediction`."""
 
 from fieldprob.prediction import Prediction
-from fieldprob.theory import learning_curves
+from fieldprob.theory import grokking, learning_curves
 from fieldprob.theory.adaptation import adaptation
 from fieldprob.theory.dynamics import gradient_flow, langevin
 from fieldprob.theory.exact_linear import exact_linear
@@ -14,6 +14,6 @@ from fieldprob.theory.perturbative import perturbative
 from fieldprob.theory.rescaling import rescaling
 
 __all__ = [
-    "Prediction", "adaptation", "exact_linear", "exact_small", "gradient_flow", "ising_linear", "langevin",
+    "Prediction", "adaptation", "exact_linear", "exact_small", "gradient_flow", "grokking", "ising_linear", "langevin",
     "learning_curves", "limit", "mean_field", "perturbative", "rescaling", "sample_exact_linear",
 ]  # fmt: skip

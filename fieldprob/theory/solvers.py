@@ -76,6 +76,28 @@ def root(function: Callable, start: Float[Array, " n"], args: Any = (), *, rtol:
     return scale * solution.value, solution.result == optx.RESULTS.successful
 
 
+def bisect(function: Callable, low: Float[Array, ""], high: Float[Array, ""], args: Any = ()) -> Float[Array, ""]:
+    """The root of a function (x, args) of one number between two bounds, NaN where it has one sign at both.
+
+    >>> print(f"{bisect(lambda x, c: x**2 - c, jnp.array(0.0), jnp.array(3.0), 2.0):.12f}")
+    1.414213562373
+    """
+    ends = jax.lax.stop_gradient(jnp.stack([low, high]))  # the implicit function has the gradient
+    signs = jnp.sign(function(ends[0], args)) * jnp.sign(function(ends[1], args))
+    enclosed = jax.lax.stop_gradient(signs) <= 0
+    ends = jnp.where(enclosed, ends, jnp.array([0.0, 1.0]))
+    solution = optx.root_find(
+        lambda x, args: jnp.where(enclosed, function(jnp.where(enclosed, x, low), args), x - 0.5),
+        optx.Bisection(rtol=1e-15, atol=1e-15, flip="detect"),
+        ends.mean(),
+        args,
+        options={"lower": ends[0], "upper": ends[1]},
+        max_steps=200,
+        throw=False,
+    )
+    return jnp.where(enclosed, solution.value, jnp.nan)
+
+
 class NewtonBacktracking(optx.AbstractMinimiser):
     """Newton's method with backtracking, for functions that return their value and, as aux, `Derivatives`.
 

@@ -1,0 +1,39 @@
+"""Grokking as a first-order transition: neurons of a network of one hidden layer that specialise to what others miss.
+
+* `mean_field`: any activation and any Hermite teacher, at any width and number of inputs, with its first correction;
+* `phase_diagram`, `critical_point`, `critical_noise`, `spinodal`: erf and a linear-plus-cubic teacher, in closed form
+  as inputs grow in number;
+* `modular`: addition modulo a prime.
+"""
+
+from fieldprob.theory.grokking import modular
+from fieldprob.theory.grokking.overlaps import overlaps
+from fieldprob.theory.grokking.phases import (
+    Couplings,
+    Critical,
+    Phase,
+    Spinodal,
+    couplings,
+    critical_noise,
+    critical_point,
+    phase_diagram,
+    spinodal,
+)
+from fieldprob.theory.grokking.theory import Solution, field, mean_field
+
+__all__ = [
+    "Couplings",
+    "Critical",
+    "Phase",
+    "Solution",
+    "Spinodal",
+    "couplings",
+    "critical_noise",
+    "critical_point",
+    "field",
+    "mean_field",
+    "modular",
+    "overlaps",
+    "phase_diagram",
+    "spinodal",
+]
