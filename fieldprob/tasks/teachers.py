@@ -39,7 +39,10 @@ class HermiteTeacher(eqx.Module):
     direction: tuple[float, ...] | None
 
     def __init__(self, coefficients: Any, direction: Any = None):
-        values = list(coefficients) if np.ndim(coefficients) == 1 else []
+        try:
+            values = list(coefficients)
+        except TypeError:
+            values = []
         if not values:
             raise ValueError(
                 f"coefficients is {coefficients!r}: give one number for each degree, e.g. (0, 1, 0, -0.3)."

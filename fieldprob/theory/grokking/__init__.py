@@ -6,7 +6,7 @@
 * `modular`: addition modulo a prime.
 """
 
-from fieldprob.theory.grokking import modular
+from fieldprob.theory.grokking import modular, scaling
 from fieldprob.theory.grokking.overlaps import overlaps
 from fieldprob.theory.grokking.phases import (
     Couplings,
@@ -35,5 +35,6 @@ __all__ = [
     "modular",
     "overlaps",
     "phase_diagram",
+    "scaling",
     "spinodal",
 ]

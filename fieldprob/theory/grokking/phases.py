@@ -46,7 +46,7 @@ class Couplings(NamedTuple):
 
 
 class Critical(NamedTuple):
-    """Where the side wells become as deep as the central one; NaN where there is no such transition.
+    """Where the side wells become as deep as the central one. There is always one such place.
 
     `data` is A there, `u` = A² / G, `linear` the residual b, `overlap` the side wells' |m|, `spread` inputs times the
     variance of m in the central well, `barrier` the height of S between wells.
@@ -169,33 +169,35 @@ def _metastable(linear, cubic):
     return t[best], height[best]
 
 
-def _along_a(g: Couplings, log_threshold):
-    """A at which log u meets `log_threshold`(b), on the branch with a central well only."""
+def _crossing(g: Couplings, threshold):
+    """A and b where u meets `threshold`(b, g), on the branch with a central well only.
 
-    def defect(log_a, g):
-        here = g._replace(data=jnp.exp(log_a))
-        # beyond any value where there is no threshold
-        return jnp.log(here.u) - jnp.minimum(log_threshold(_central(here)[0], g), 1e3)
+    (04 (3.22)) at u = threshold(b) is one equation for b. Its left side increases, from below zero at b = 0 to above it
+    where the threshold reaches the end of the branch, at the latest at b = 2 |epsilon|, or epsilon where positive.
+    """
+    s_0 = 1 + 2 * g.weight_variance
 
-    # u_c lies between exp(-10) and exp(40) for any residual in (0, 1)
-    log_g = jnp.log(g.width)
-    log_a = bisect(defect, (log_g - 10) / 2, (log_g + 40) / 2, g)
-    met = jnp.abs(jax.lax.stop_gradient(defect(log_a, g))) < 1e-6
-    return jnp.where(met, jnp.exp(log_a), jnp.nan)
+    def defect(b, g):
+        u = threshold(b, g)
+        safe = jnp.where(jnp.isfinite(u), u, 1.0)
+        pull, gain = (4 * x * g.weight_variance / (jnp.pi * s_0) for x in (safe, jnp.sqrt(safe * g.width)))
+        return jnp.where(jnp.isfinite(u), (b - 1) * (1 - pull * b**2) + b * gain, 1.0)
+
+    end = jnp.minimum(1.0, jnp.where(g.cubic > 0, g.cubic, -2 * g.cubic))
+    b = bisect(defect, jnp.zeros_like(end), end, g)
+    return jnp.sqrt(threshold(b, g) * g.width), b
 
 
 def _critical(g: Couplings) -> Critical:
-    def threshold(b, g):
-        return jnp.log(coexistence(b, g.cubic, g.weight_variance)[0])
-
-    A = _along_a(g, threshold)
+    A, b = _crossing(g, lambda b, g: coexistence(b, g.cubic, g.weight_variance)[0])
     g = g._replace(data=A)
-    b, spread = _central(g)
+    pull = 4 * g.u * g.weight_variance / (jnp.pi * (1 + 2 * g.weight_variance))
     m = coexistence(b, g.cubic, g.weight_variance)[1]
-    return Critical(A, g.u, b, m, spread, _barrier(g, b, g.cubic, m))
+    spread = g.weight_variance / (1 - pull * b**2)
+    return Critical(A, g.u, b, m, spread, _barrier(g, b, g.cubic))
 
 
-def _barrier(g: Couplings, b, c, m):
+def _barrier(g: Couplings, b, c):
     """S at its maximum between the central and a side well."""
     s_0 = 1 + 2 * g.weight_variance
     level = jnp.pi * s_0 / (4 * g.u * g.weight_variance)
@@ -212,18 +214,18 @@ def _barrier(g: Couplings, b, c, m):
 
 
 def _spinodal(g: Couplings) -> Spinodal:
+    s_0 = 1 + 2 * g.weight_variance
+
     def threshold(b, g):
         height = _metastable(b, g.cubic)[1]
         safe = jnp.where(height > 0, height, 1.0)
-        level = jnp.log(jnp.pi * (1 + 2 * g.weight_variance) / (4 * g.weight_variance * safe))
-        return jnp.where(height > 0, level, jnp.inf)
+        return jnp.where(height > 0, jnp.pi * (1 + 2 * g.weight_variance) / (4 * g.weight_variance * safe), jnp.inf)
 
-    A = _along_a(g, threshold)
-    g = g._replace(data=A)
-    b, _ = _central(g)
+    A, b = _crossing(g, threshold)
     t, _ = _metastable(b, g.cubic)
-    m = jnp.sqrt((1 + 2 * g.weight_variance) * t / (1 - 2 * t))
-    return Spinodal(A, g.u, b, m, action(m, g.u, b, g.cubic, g.weight_variance))
+    m = jnp.sqrt(s_0 * t / (1 - 2 * t))
+    u = A**2 / g.width
+    return Spinodal(A, u, b, m, action(m, u, b, g.cubic, g.weight_variance))
 
 
 def _mixed(g: Couplings):
@@ -268,7 +270,8 @@ def _phase(g: Couplings) -> Phase:
     top, height = _metastable(b, g.cubic)
     s_0 = 1 + 2 * g.weight_variance
     exists = g.u * height * 4 * g.weight_variance > jnp.pi * s_0
-    mixed = g.u > coexistence(b, g.cubic, g.weight_variance)[0]
+    critical = jax.lax.stop_gradient(_critical(g).data)
+    mixed = g.data > critical
     level = jnp.pi * s_0 / (4 * g.u * g.weight_variance)
 
     def fall(t, args):
@@ -278,8 +281,7 @@ def _phase(g: Couplings) -> Phase:
     t = bisect(fall, jnp.where(exists, top, 0.0), jnp.full_like(top, 0.5), (b, g.cubic, level))
     well = jnp.where(exists, jnp.sqrt(s_0 * t / (1 - 2 * t)), jnp.nan)
     # the branch of the central well exists everywhere, that of the mixture only beyond coexistence
-    beyond = jax.lax.stop_gradient(2 * _critical(g).data)
-    safe = g._replace(data=jnp.where(mixed | jnp.isnan(beyond), g.data, beyond))
+    safe = g._replace(data=jnp.where(mixed, g.data, 2 * critical))
     droplets = _mixed(safe)
     central = (b, g.cubic * jnp.ones_like(b), well, jnp.zeros_like(b), spread)
     b, c, m, rho, spread = (jnp.where(mixed, x, y) for x, y in zip(droplets, central, strict=True))
@@ -312,7 +314,7 @@ def critical_point(width, weight_variance, cubic) -> Critical:
         weight_variance: of the first layer, per fan-in.
         cubic: epsilon of the target z + epsilon He_3.
 
-    Differentiable in all. NaN where side wells never become as deep as the central one.
+    Differentiable in all.
 
     Source: theory 04, (3.22)-(3.23).
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,9 +80,9 @@ def setting(theory: str, net: Any, population: Any, degrees: tuple[int, ...] = (
     if any(k < 0 or int(k) != k for k in degrees):
         raise ValueError(f"degrees is {degrees}: give integers, zero or positive.")
     target = target_coefficients(teacher.link, measure, len(teacher.coefficients))
-    chosen = tuple(sorted({*_coupled(activation, target), *map(int, degrees)}))
+    chosen = tuple(sorted({*_degrees(activation, teacher, measure), *map(int, degrees)}))
     norms = direction(measure, max(chosen) + 1).norms
-    padded = jnp.concatenate([target, jnp.zeros(max(chosen) + 1)])
+    padded = jnp.concatenate([jnp.asarray(target), jnp.zeros(max(chosen) + 1)])
     return Setting(
         activation,
         measure,
@@ -97,16 +98,23 @@ def setting(theory: str, net: Any, population: Any, degrees: tuple[int, ...] = (
     )
 
 
-def _coupled(activation, target) -> list[int]:
-    """The degrees that the target has, and those below its highest in which neurons respond."""
-    degrees = tuple(range(len(target)))
-    q = jnp.array([0.1, 1.0, 3.0])
-    with jax.ensure_compile_time_eval():
-        response = jnp.max(jnp.abs(overlaps(activation, jnp.sqrt(q), q, degrees)), axis=1)
-    if isinstance(response, Tracer) or isinstance(target, Tracer):
-        return list(degrees)
-    scale = jnp.max(jnp.abs(target))
-    present = (np.asarray(response) > 1e-10 * float(response.max())) | (np.abs(np.asarray(target)) > 1e-12 * scale)
-    if not scale > 0:
+def _degrees(activation: Activation, teacher: HermiteTeacher, measure: Gaussian | Sphere) -> list[int]:
+    """The degrees that the target has, and those below its highest in which neurons respond.
+
+    Raises:
+        ValueError: the target has none.
+    """
+    # a traced coefficient counts as one that is not zero
+    present = HermiteTeacher([1.0 if isinstance(c, Tracer) else c for c in teacher.coefficients])
+    target = np.abs(target_coefficients(present.link, measure, len(teacher.coefficients)))
+    if not target.max() > 0:
         raise ValueError("every coefficient of the target is zero: there is nothing to learn.")
-    return [k for k in degrees if present[k]]
+    with jax.ensure_compile_time_eval():
+        response = np.asarray(_response(activation, len(target)))
+    return [k for k in range(len(target)) if target[k] > 1e-12 * target.max() or response[k] > 1e-10 * response.max()]
+
+
+@eqx.filter_jit
+def _response(activation: Activation, degrees: int) -> Float[Array, " degrees"]:
+    q = jnp.array([0.1, 1.0, 3.0])
+    return jnp.max(jnp.abs(overlaps(activation, jnp.sqrt(q), q, tuple(range(degrees)))), axis=1)
