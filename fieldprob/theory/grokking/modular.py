@@ -118,6 +118,7 @@ def action(phi, psi, X, sextic) -> Float[Array, "..."]:
     >>> print(action(jnp.sqrt(6.0), jnp.sqrt(6.0), 2 * jnp.sqrt(0.5 / 3), 0.5).round(12) + 0)  # side well, coexistence
     0.0
     """
+    phi, psi = jnp.asarray(phi), jnp.asarray(psi)
     return (phi + psi) / 2 - X * phi * psi + sextic * (phi**3 + psi**3) / 6
 
 
@@ -150,17 +151,22 @@ def large_modulus(task: ModularAddition) -> Prediction:
     0.700 0.600
     """
     require_float64(_NAME)
+    return _prediction(
+        "large modulus",
+        _phases(task),
+        order="leading as modulus → ∞; inputs/width small",
+        source="theory 04, (3.46)-(3.50)",
+    )
+
+
+@eqx.filter_jit
+def _phases(task: ModularAddition) -> dict[str, Array]:
     noise, scale, prior = task.noise_variance, task.noise_scale, 4 * task.readout_variance
     full = 12 * task.modulus**2 * task.readout_variance / task.sextic
     share = (scale - noise - prior) / (full - prior)
     one = noise / (noise + prior)
     a = jnp.where(share <= 0, one, jnp.where(share < 1, noise / scale, _specialised(task)))
-    return _prediction(
-        "large modulus",
-        {"residual_amplitude": a, "specialised_fraction": jnp.clip(share, 0.0, 1.0)},
-        order="leading as modulus → ∞; inputs/width small",
-        source="theory 04, (3.46)-(3.50)",
-    )
+    return {"residual_amplitude": a, "specialised_fraction": jnp.clip(share, 0.0, 1.0)}
 
 
 def _specialised(task: ModularAddition):
