@@ -24,6 +24,23 @@ def grid_action(m, u, b, c, weight_variance):
     return m**2 / (2 * weight_variance) - 2 * u / np.pi * m**2 * (b / np.sqrt(s) - 2 * c * m**2 / s**1.5) ** 2
 
 
+def lowest_over_norms(m, u, b, c, weight_variance):
+    """min over r of the joint action, prior of r included: r / V - 1 - ln(r / V) over two."""
+    log_r = np.linspace(-3.0, 0.5, 200)[:, None] + math.log(weight_variance)
+
+    def joint(log_r):
+        r = np.exp(log_r)
+        q = 1 + 2 * m**2 + 2 * r
+        prior = (m**2 + r) / (2 * weight_variance) - 0.5 - (log_r - math.log(weight_variance)) / 2
+        return prior - 2 * u / np.pi * m**2 / q * (b - 2 * c * m**2 / q) ** 2
+
+    start, step = np.take_along_axis(log_r, joint(log_r).argmin(axis=0)[None], axis=0)[0], 1e-3
+    for _ in range(6):
+        up, here, down = joint(start + step), joint(start), joint(start - step)
+        start = start - step / 2 * (up - down) / (up - 2 * here + down)
+    return joint(start)
+
+
 def central(A, G, weight_variance):
     """b of (3.22) by brent."""
     s_0, u = 1 + 2 * weight_variance, A**2 / G
@@ -37,33 +54,40 @@ def central(A, G, weight_variance):
 
 @pytest.fixture(scope="module")
 def critical():
-    return critical_point(*jnp.asarray(COUPLINGS.T))
+    return {norm: critical_point(*jnp.asarray(COUPLINGS.T), norm=norm) for norm in ("fixed", "free")}
 
 
 @pytest.fixture(scope="module")
 def table(critical):
     """The mixed phase at the paper's parameters, then one point with a metastable well and one without, and three
     about the transition."""
-    A = float(critical.data[0])
+    A = float(critical["fixed"].data[0])
     data = [*PAPER_DATA / np.array([*NOISE, 0.185, 0.3]), *A * (1 + np.array([-1e-5, 1e-5, 2e-5]))]
-    return phase_diagram(jnp.asarray(data), *PAPER)
+    return phase_diagram(jnp.asarray(data), *PAPER, norm="fixed")
 
 
 def test_transition_of_the_paper(critical):
     """04 §3.3: A_c = 1.27894, u_c = 30.669, b = 0.29196, m_* = 0.7214, s_v = 2.979, barrier 0.01042."""
+    critical = critical["fixed"]
     found = [x[0] for x in critical]
-    np.testing.assert_allclose(found, [1.27894, 30.669, 0.7214 * 0 + 0.29196, 0.7214, 2.979, 0.01042], rtol=5e-4)
+    np.testing.assert_allclose(found, [1.27894, 30.669, 0.29196, 0.7214, 2.979, 0.01042], rtol=5e-4)
     np.testing.assert_allclose(critical.data[0], 1.27894, atol=5e-6)
     np.testing.assert_allclose(PAPER_DATA / critical.data[0], 0.17872, atol=5e-6)  # sigma_c²
 
 
-def test_the_transition_is_where_brute_force_minima_reach_zero(critical):
-    """The lowest S beyond the barrier over a grid of 6000 m, made zero over A by brent: A_c to 2e-7, u_c to 1e-6."""
+@pytest.mark.parametrize("norm", ["fixed", "free"])
+def test_the_transition_is_where_brute_force_minima_reach_zero(critical, norm):
+    """The lowest S beyond the barrier over a grid of 6000 m, made zero over A by brent: A_c to 2e-7, u_c to 1e-6.
+
+    With a free norm S is minimised over r at each m too, from 200 starts and by Newton's method.
+    """
+    critical = critical[norm]
     for i, (G, weight_variance, epsilon) in enumerate(COUPLINGS):
         m = np.linspace(0.01, 2.0, 6000) * float(critical.overlap[i])
 
         def values(A, m=m, G=G, weight_variance=weight_variance, epsilon=epsilon):
-            return grid_action(m, A**2 / G, central(A, G, weight_variance), epsilon, weight_variance)
+            found = (m, A**2 / G, central(A, G, weight_variance), epsilon, weight_variance)
+            return grid_action(*found) if norm == "fixed" else lowest_over_norms(*found)
 
         def lowest(A, m=m, values=values):
             S = values(A)
@@ -85,7 +109,9 @@ def test_the_transition_is_where_brute_force_minima_reach_zero(critical):
 
 def test_table_of_barriers():
     """04 (3.29); its last row, (2, -1.2), has |m| and barrier .956 and .129, here .955 and .128 (.9552, .1285)."""
-    found = critical_point(jnp.array([0.2, 0.6, 2.0, 2.0]), jnp.full(4, 0.25), jnp.array([-1.2, -1.2, -0.6, -1.2]))
+    found = critical_point(
+        jnp.array([0.2, 0.6, 2, 2]), jnp.full(4, 0.25), jnp.array([-1.2, -1.2, -0.6, -1.2]), norm="fixed"
+    )
     np.testing.assert_allclose(found.data, [1.088, 2.063, 7.775, 4.221], atol=6e-4)
     np.testing.assert_allclose(found.u, [5.92, 7.09, 30.2, 8.91], rtol=1e-3)
     np.testing.assert_allclose(found.linear, [0.661, 0.553, 0.258, 0.424], atol=6e-4)
@@ -95,7 +121,7 @@ def test_table_of_barriers():
 
 def test_side_wells_first_exist_where_a_grid_first_has_a_second_minimum():
     """04 §3.3: u = 26.95, m = 0.531, S = 0.0143; noise variance 0.1907."""
-    found = spinodal(*PAPER)
+    found = spinodal(*PAPER, norm="fixed")
     np.testing.assert_allclose([found.u, found.overlap, found.action], [26.95, 0.531, 0.0143], rtol=2e-3)
     np.testing.assert_allclose(PAPER_DATA / found.data, 0.1907, atol=5e-5)
     m = np.linspace(0.2, 3, 20_000)
@@ -133,7 +159,9 @@ def test_wells_stay_degenerate_and_residuals_solve_their_equations_in_the_mixed_
     b, c, m, rho, spread = (np.asarray(x)[: len(NOISE)] for x in table[2:])
     u = A**2 / G
     np.testing.assert_allclose(grid_action(m, u, b, c, weight_variance), 0, atol=1e-13)
-    slope = jax.vmap(jax.grad(lambda m, u, b, c: action(m, u, b, c, weight_variance)))(*map(jnp.asarray, (m, u, b, c)))
+    slope = jax.vmap(jax.grad(lambda m, u, b, c: action(m, u, b, c, weight_variance, norm="fixed")))(
+        *map(jnp.asarray, (m, u, b, c))
+    )
     np.testing.assert_allclose(slope, 0, atol=1e-12)
     assert grid_action(np.linspace(0, 4, 4001)[:, None], u, b, c, weight_variance).min() > -1e-12
     np.testing.assert_allclose(spread, weight_variance / (1 - 4 * u * weight_variance * b**2 / (np.pi * s_0)))
@@ -153,13 +181,26 @@ def test_droplets_appear_continuously(table):
     np.testing.assert_allclose(table.linear[-3], table.linear[-2], atol=1e-4)
 
 
-@pytest.mark.slow
-def test_phases_are_differentiable():
-    def observable(A, G, weight_variance, epsilon):
-        state = phase_diagram(A, G, weight_variance, epsilon)
-        return state.linear + state.cubic + state.droplets + critical_point(G, weight_variance, epsilon).u
+def test_a_free_norm_lets_neurons_specialise_earlier(critical):
+    """In the paper's units noise variance 0.2171 and u_c = 20.78 at its parameters, not 0.1787 and 30.67."""
+    np.testing.assert_allclose(PAPER_DATA / critical["free"].data[0], 0.21710, atol=5e-6)
+    np.testing.assert_allclose(critical["free"].u[0], 20.784, rtol=1e-5)
+    assert bool(jnp.all(critical["free"].data < critical["fixed"].data))
+    # one central well in both
+    np.testing.assert_allclose(
+        critical["free"].linear, [central(A, *c[:2]) for A, c in zip(critical["free"].data, COUPLINGS, strict=True)]
+    )
 
-    for A in (1.0, 1.6):
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["fixed", "free"])
+def test_phases_are_differentiable(norm):
+    def observable(A, G, weight_variance, epsilon):
+        state = phase_diagram(A, G, weight_variance, epsilon, norm=norm)
+        critical = critical_point(G, weight_variance, epsilon, norm=norm)
+        return state.linear + state.cubic + state.droplets + critical.u + critical.barrier
+
+    for A in (0.9, 1.6):
         at = np.array([A, *PAPER])
         gradient = jax.grad(observable, argnums=(0, 1, 2, 3))(*at)
         for slope, step in zip(gradient, 1e-6 * np.eye(4), strict=True):
@@ -172,6 +213,8 @@ def test_couplings_out_of_range_are_refused():
         critical_point(0.1, 0.5, 0.0)
     with pytest.raises(ValueError, match="width is -1"):
         critical_point(-1.0, 0.5, 0.3)
+    with pytest.raises(ValueError, match="norm = 'none'"):
+        critical_point(1.0, 0.5, 0.3, norm="none")
 
 
 def test_the_scaling_family_keeps_the_couplings():

@@ -40,7 +40,7 @@ class Population(eqx.Module):
     noise_variance: Float[Array, ""]
     label_noise_variance: Float[Array, ""]
     measure: Callable | None
-    target: Callable | None = eqx.field(static=True)
+    target: Callable | None
     poisson: bool = eqx.field(static=True)
 
     def __init__(

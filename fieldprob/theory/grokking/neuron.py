@@ -9,6 +9,7 @@ import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -17,7 +18,8 @@ from scipy.linalg import eigvalsh_tridiagonal
 
 _WIDEST = 2.0  # panels, in standard deviations of the prior
 _TRACED_PANEL = 0.05
-_EDGE = 1e-9
+_EDGE, _RADIAL_EDGE = 1e-9, 1e-5
+_MANY = 100
 
 
 class Panels(NamedTuple):
@@ -95,19 +97,33 @@ def laguerre(count: int, degrees_of_freedom: int) -> tuple[np.ndarray, np.ndarra
 def neurons(rule: Panels, inputs: int, variance, radii: int) -> Neurons:
     """The quadrature of the prior N(0, variance I) in `inputs` dimensions, with `radii` nodes of r.
 
+    Given many inputs r hardly fluctuates, and where the tilt moves it the nodes must follow: at a side well of erf
+    r is 1 - 2t times its prior mean, t = m² / (1 + 2 |w|²) (see `phases`).
+
     >>> rule = panels(np.linspace(-2, 2, 41), 0.5, 3.0, 0.02)
     >>> prior = neurons(rule, 10, 0.02, 20)
     >>> round(float(jnp.sum(jnp.exp(prior.log_prior) * (prior.m**2 + prior.r))), 12)      # E|w|²
     0.2
     """
-    x, log_r = laguerre(radii, inputs - 1)
+    freedom = inputs - 1
+    x, log_r = laguerre(radii, freedom)
     m = jnp.asarray(rule.m)
     log_m = jnp.log(jnp.asarray(rule.weights)) - m**2 / (2 * variance) - jnp.log(2 * jnp.pi * variance) / 2
-    m, r = jnp.broadcast_arrays(m[:, None], 2 * variance * jnp.asarray(x)[None])
-    return Neurons(m, r, log_m[:, None] + jnp.asarray(log_r)[None])
+    squared = inputs * variance
+    sum_of_roots = 1 + 2 * squared + 2 * m**2
+    t = 2 * m**2 / (sum_of_roots + jnp.sqrt(sum_of_roots**2 - 16 * squared * m**2))
+    # into the lower half of the nodes; with few inputs they reach to where a tilt moves r
+    middle, lowest = (1 + 2 * x[0] / freedom) / 2, 0.0 if inputs > _MANY else 0.6
+    moved = jax.lax.stop_gradient(jnp.clip((1 - 2 * t) / middle, lowest, 1.0))[:, None]
+    x = jnp.asarray(x)[None]
+    log_weight = log_m[:, None] + jnp.asarray(log_r)[None] + freedom / 2 * jnp.log(moved) + (1 - moved) * x
+    m, r = jnp.broadcast_arrays(m[:, None], 2 * variance * moved * x)
+    return Neurons(m, r, log_weight)
 
 
-def require_resolved(theory: str, probability: Float[Array, "*sizes overlaps radii"], rule: Panels) -> None:
+def require_resolved(
+    theory: str, probability: Float[Array, "*sizes overlaps radii"], rule: Panels, inputs: int
+) -> None:
     """Raise a ValueError where a tilted measure reaches the ends of the quadrature (unless it is traced)."""
     if isinstance(probability, Tracer):
         return
@@ -118,8 +134,11 @@ def require_resolved(theory: str, probability: Float[Array, "*sizes overlaps rad
             f"theory {theory!r}: a share {reached:.1g} of the neurons has overlaps at the end of the grid, "
             f"{rule.edges[-1]:.3g}: give a larger extent."
         )
-    reached = float(jnp.max(jnp.sum(probability[..., -2:], axis=(-2, -1))))
-    if not reached < _EDGE:
+    ends = [probability[..., -2:]]
+    if inputs > _MANY:  # with few inputs small weights are no large deviation
+        ends.append(probability[..., :2])
+    reached = max(float(jnp.max(jnp.sum(end, axis=(-2, -1)))) for end in ends)
+    if not reached < _RADIAL_EDGE:
         raise ValueError(
             f"theory {theory!r}: a share {reached:.1g} of the neurons has weights at the end of the grid: give more "
             "radii."

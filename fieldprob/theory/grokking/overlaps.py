@@ -192,7 +192,7 @@ def _erf(activation: Erf, q, degrees):
     return jnp.stack([coefficient(k) * t ** (k / 2) if k % 2 else jnp.zeros_like(q) for k in degrees])
 
 
-def target_coefficients(target, measure: Gaussian | Sphere, degrees: int) -> Float[np.ndarray, " degrees"]:
+def target_coefficients(link, measure: Gaussian | Sphere, degrees: int) -> Float[Array, " degrees"]:
     """E[link(z) p_k(z)] of a function of one direction, k below `degrees`; theory 04 (3.6) on the sphere."""
     rule = direction(measure, degrees)
-    return rule.polynomials @ (rule.weights * target(rule.z))
+    return jnp.asarray(rule.polynomials) @ (rule.weights * link(jnp.asarray(rule.z)))

@@ -1,17 +1,22 @@
-"""Phases of an erf network that learns z + epsilon He_3(z), in infinitely many inputs, in closed form.
+"""Phases of an erf network that learns z + epsilon He_3(z), as the number of inputs grows.
 
 At width, points and inputs d all large the phase depends on
 
     A = readout_variance n / (noise_variance d),   G = width readout_variance / d,   u = A² / G,
 
-weight_variance and epsilon (04 (3.10)). The norm of weights concentrates, and m = w . teacher of one neuron has the law
-exp(-d S(m)) with, in the variable t = m² / (s_0 + 2 m²) of [0, 1/2), s_0 = 1 + 2 weight_variance,
+weight_variance V and epsilon (04 (3.10)). The law of m = w . teacher of one neuron is exp(-d S), in the variable
+t = m² / (1 + 2 |w|²) of [0, 1/2)
 
-    S = s_0 t / (2 weight_variance (1 - 2t)) - (2u / pi) t (b - 2 c t)²                                      (04 (3.14))
+    S = E(t) - (2u / pi) t (b - 2 c t)²,     E = t / (2V (1 - 2t)) + { -ln(1 - 2t) / 2,  norm="free"
+                                                                    { t / (1 - 2t),     norm="fixed"
 
-where y - f = b He_1 + c He_3. Its extrema are roots of (1 - 2t)² (b - 2ct)(b - 6ct) = pi s_0 / (4 u weight_variance).
-Three phases: only the well at m = 0, with c = epsilon; one in which side wells exist but are higher; and the mixed one,
-in which they are exactly as deep, held there by the residual, and hold droplets / d of the neurons.
+where y - f = b He_1 + c He_3. E is the prior's: with a free norm the minimum over r = |w|² - m², which is V (1 - 2t)
+and not its prior mean V; a fixed one, r = V, is the approximation of the paper's (13) and of 04 (3.14), which has wells
+too high. Three phases: only the well at zero, with c = epsilon; one in which side wells exist but are higher; and the
+mixed one, in which they are exactly as deep, held there by the residual, and hold droplets / d of the neurons.
+
+With rho = -b / 2c the wells are given by t alone: t of a side well as deep as the centre has
+rho = 2 / (E'/E - 1/t) - t and u c² = pi E / (8 t (rho + t)²); so every equation here is one for t.
 """
 
 from functools import partial
@@ -29,6 +34,7 @@ from fieldprob.theory.precision import require_float64
 from fieldprob.theory.solvers import bisect
 
 _SCAN = 4001
+_SMALLEST = 1e-5  # t, where differences of order t² still have eleven digits
 _NAME = "grokking phases"
 
 
@@ -46,7 +52,7 @@ class Couplings(NamedTuple):
 
 
 class Critical(NamedTuple):
-    """Where the side wells become as deep as the central one. There is always one such place.
+    """Where the side wells become as deep as the central one.
 
     `data` is A there, `u` = A² / G, `linear` the residual b, `overlap` the side wells' |m|, `spread` inputs times the
     variance of m in the central well, `barrier` the height of S between wells.
@@ -114,40 +120,75 @@ def couplings(net: Any, population: Any) -> Couplings:
     return Couplings(data, width, jnp.asarray(net.weight_variance[0]), jnp.asarray(coefficients[3]))
 
 
-def action(m: Float[ArrayLike, "..."], u, linear, cubic, weight_variance) -> Float[Array, "..."]:
-    """S(m), with p(m) = exp(-inputs S(m)) as inputs grow (04 (3.14)). Arguments broadcast.
+class _Prior(NamedTuple):
+    """E(t) and its first two derivatives, and r / weight_variance at t."""
 
-    >>> print(f"{action(0.386, 30.669, 0.29196, -0.3, 0.5):.5f}")               # the barrier at coexistence
+    value: Any
+    slope: Any
+    curvature: Any
+    radius: Any
+
+
+def _prior(t, weight_variance, norm: str) -> _Prior:
+    x, V = 1 - 2 * t, weight_variance
+    common = _Prior(t / (2 * V * x), 1 / (2 * V * x**2), 2 / (V * x**3), None)
+    if norm == "free":
+        return _Prior(common.value - jnp.log1p(-2 * t) / 2, common.slope + 1 / x, common.curvature + 2 / x**2, x)
+    return _Prior(common.value + t / x, common.slope + 1 / x**2, common.curvature + 4 / x**3, jnp.ones_like(t))
+
+
+def _overlap(t, weight_variance, norm: str):
+    """m at t."""
+    r = weight_variance * _prior(t, weight_variance, norm).radius
+    return jnp.sqrt(t * (1 + 2 * r) / (1 - 2 * t))
+
+
+def action(m: Float[ArrayLike, "..."], u, linear, cubic, weight_variance, *, norm: str = "free") -> Float[Array, "..."]:
+    """S at overlap m, with p(m) = exp(-inputs S) near its wells as inputs grow. Arguments broadcast.
+
+    With a free norm S is stationary in |w|² too; with a fixed one it is 04 (3.14) for every m.
+
+    >>> print(f"{action(0.386, 30.669, 0.29196, -0.3, 0.5, norm='fixed'):.5f}")  # the paper's barrier
     0.01042
     """
-    m = jnp.asarray(m)
-    s = 1 + 2 * weight_variance + 2 * m**2
-    return m**2 / (2 * weight_variance) - 2 * u / jnp.pi * m**2 / s * (linear - 2 * cubic * m**2 / s) ** 2
+    _check_norm(norm)
+    m2, V = jnp.asarray(m) ** 2, weight_variance
+    if norm == "free":  # m² = t / (1 - 2t) + 2 V t
+        half = 1 + 2 * V + 2 * m2
+        t = 2 * m2 / (half + jnp.sqrt(half**2 - 16 * V * m2))
+    else:
+        t = m2 / (1 + 2 * V + 2 * m2)
+    return _action(t, u, linear, cubic, V, norm)
 
 
-def coexistence(linear, cubic, weight_variance) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """u at which side wells are as deep as the central one for given residuals, and their |m| (04 (3.23)).
+def _action(t, u, b, c, weight_variance, norm):
+    return _prior(t, weight_variance, norm).value - 2 * u / jnp.pi * t * (b - 2 * c * t) ** 2
 
-    Infinite, and NaN, where no u makes them so: side wells then appear at m = 0, if at all.
 
-    >>> u, m = coexistence(0.29196, -0.3, 0.5)
-    >>> round(float(u), 2), round(float(m), 4)
-    (30.67, 0.7214)
-    """
-    linear, cubic, weight_variance = (jnp.asarray(x, float) for x in (linear, cubic, weight_variance))
-    ratio = -linear / (2 * cubic)
-    exists = (ratio < 1) & (ratio > -0.5)
-    ratio = jnp.where(exists, ratio, 0.0)
-    s_0, size = 1 + 2 * weight_variance, jnp.abs(cubic)
-    u = 27 * jnp.pi * s_0 / (16 * weight_variance * size**2 * (1 + 2 * ratio) ** 3)
-    m = jnp.sqrt(s_0 * (1 - ratio) / (1 + 2 * ratio))
-    return jnp.where(exists, u, jnp.inf), jnp.where(exists, m, jnp.nan)
+def _coexisting(t, weight_variance, norm):
+    """rho and u c² of a side well at t that is as deep as the central one."""
+    E = _prior(t, weight_variance, norm)
+    sum_ = 2 / (E.slope / E.value - 1 / t)
+    return sum_ - t, jnp.pi * E.value / (8 * t * sum_**2)
+
+
+def _newborn(t, weight_variance, norm):
+    """rho and u c² of a side well at t that has just appeared: S' = S'' = 0."""
+    E = _prior(t, weight_variance, norm)
+    k = E.curvature / E.slope
+    rho = (2 * (1 - k * t) + jnp.sqrt(4 * (1 - k * t) ** 2 - k * (3 * k * t**2 - 6 * t))) / k
+    return rho, jnp.pi * E.slope / (8 * (rho + t) * (rho + 3 * t))
+
+
+def _pull_and_gain(u, A, weight_variance):
+    """4 u V / (pi s_0) and 4 A V / (pi s_0), with which (3.22) is b (1 + gain / (1 - pull b²)) = 1."""
+    factor = 4 * weight_variance / (jnp.pi * (1 + 2 * weight_variance))
+    return u * factor, A * factor
 
 
 def _central(g: Couplings):
     """b of the phase with a central well only, and its spread (04 (3.22)), a root of a cubic equation."""
-    s_0 = 1 + 2 * g.weight_variance
-    pull, gain = 4 * g.u * g.weight_variance / (jnp.pi * s_0), 4 * g.data * g.weight_variance / (jnp.pi * s_0)
+    pull, gain = _pull_and_gain(g.u, g.data, g.weight_variance)
 
     def defect(b, args):
         pull, gain = args
@@ -157,209 +198,204 @@ def _central(g: Couplings):
     return b, g.weight_variance / (1 - pull * b**2)
 
 
-def _metastable(linear, cubic):
-    """t and the largest (1 - 2t)² (b - 2ct)(b - 6ct) on (0, 1/2): side wells exist above pi s_0 / (4 weight_variance)
-    over u. Its derivative has three roots, one of which is t = 1/2."""
-    beta = linear / cubic
-    root = jnp.sqrt(48 * beta**2 - 48 * beta + 36)
-    t = jnp.stack([(6 * (2 * beta + 1) - root) / 48, (6 * (2 * beta + 1) + root) / 48])
-    height = (1 - 2 * t) ** 2 * (linear - 2 * cubic * t) * (linear - 6 * cubic * t)
-    height = jnp.where((t > 0) & (t < 0.5), height, -jnp.inf)
-    best = jnp.argmax(height)
-    return t[best], height[best]
+def _crossing(curve, g: Couplings, norm: str):
+    """t and A at which wells of a `curve` (rho, u c²) of t occur on the branch with a central well only.
 
-
-def _crossing(g: Couplings, threshold):
-    """A and b where u meets `threshold`(b, g), on the branch with a central well only.
-
-    (04 (3.22)) at u = threshold(b) is one equation for b. Its left side increases, from below zero at b = 0 to above it
-    where the threshold reaches the end of the branch, at the latest at b = 2 |epsilon|, or epsilon where positive.
+    b = -2 epsilon rho and u follow from t; (3.22) is an equation for t. For epsilon < 0 it is sought where rho falls
+    from one to zero, for epsilon > 0 where it falls from zero to -1/2: b then runs over all that it may be.
     """
-    s_0 = 1 + 2 * g.weight_variance
 
-    def defect(b, g):
-        u = threshold(b, g)
-        safe = jnp.where(jnp.isfinite(u), u, 1.0)
-        pull, gain = (4 * x * g.weight_variance / (jnp.pi * s_0) for x in (safe, jnp.sqrt(safe * g.width)))
-        return jnp.where(jnp.isfinite(u), (b - 1) * (1 - pull * b**2) + b * gain, 1.0)
+    def state(t, g):
+        rho, strength = curve(t, g.weight_variance, norm)
+        u = strength / g.cubic**2
+        return -2 * g.cubic * rho, jnp.sqrt(u * g.width), u
 
-    end = jnp.minimum(1.0, jnp.where(g.cubic > 0, g.cubic, -2 * g.cubic))
-    b = bisect(defect, jnp.zeros_like(end), end, g)
-    return jnp.sqrt(threshold(b, g) * g.width), b
+    def defect(t, g):
+        b, A, u = state(t, g)
+        pull, gain = _pull_and_gain(u, A, g.weight_variance)
+        return (b - 1) * (1 - pull * b**2) + b * gain
+
+    origin = bisect(lambda t, g: curve(t, g.weight_variance, norm)[0], _zero(g), _half(g), g)
+    origin = jax.lax.stop_gradient(origin)
+    low, high = jnp.where(g.cubic > 0, origin, _zero(g)), jnp.where(g.cubic > 0, _half(g), origin)
+    t = bisect(defect, low, high, g)
+    return t, state(t, g)
 
 
-def _critical(g: Couplings) -> Critical:
-    A, b = _crossing(g, lambda b, g: coexistence(b, g.cubic, g.weight_variance)[0])
-    g = g._replace(data=A)
-    pull = 4 * g.u * g.weight_variance / (jnp.pi * (1 + 2 * g.weight_variance))
-    m = coexistence(b, g.cubic, g.weight_variance)[1]
+def _zero(g: Couplings):
+    return jnp.full_like(g.weight_variance, _SMALLEST)
+
+
+def _half(g: Couplings):
+    return jnp.full_like(g.weight_variance, 0.5 - _SMALLEST)
+
+
+def _newborn_at(rho, g: Couplings, norm: str):
+    """t at which a side well appears for a given rho; NaN if at none."""
+    return bisect(lambda t, args: _newborn(t, args[0], norm)[0] - args[1], _zero(g), _half(g), (g.weight_variance, rho))
+
+
+def _slope(t, args):
+    """Minus S' at t, in units of (2u / pi) 4 c²."""
+    rho, strength, weight_variance, norm = args
+    return (rho + t) * (rho + 3 * t) - jnp.pi / (8 * strength) * _prior(t, weight_variance, norm).slope
+
+
+def _critical(g: Couplings, norm: str) -> Critical:
+    t, (b, A, u) = _crossing(_coexisting, g, norm)
+    pull, _ = _pull_and_gain(u, A, g.weight_variance)
     spread = g.weight_variance / (1 - pull * b**2)
-    return Critical(A, g.u, b, m, spread, _barrier(g, b, g.cubic))
-
-
-def _barrier(g: Couplings, b, c):
-    """S at its maximum between the central and a side well."""
-    s_0 = 1 + 2 * g.weight_variance
-    level = jnp.pi * s_0 / (4 * g.u * g.weight_variance)
+    # the maximum of S lies below the t at which a well of this rho is born, and beyond b = 2 c t where c > 0
+    rho, strength = -b / (2 * g.cubic), u * g.cubic**2
+    low, high = jnp.maximum(_zero(g), -rho), _newborn_at(rho, g, norm)
 
     def slope(t, args):
-        b, c, level = args
-        return (1 - 2 * t) ** 2 * (b - 2 * c * t) * (b - 6 * c * t) - level
+        return _slope(t, (*args, norm))
 
-    top, _ = _metastable(b, c)
-    # where c > 0 the polynomial falls through zero first: the maximum of S is where it has risen again
-    low = jnp.where(c > 0, b / (2 * c), 0.0)
-    t = bisect(slope, low, top, (b, c, level))
-    return action(jnp.sqrt(s_0 * t / (1 - 2 * t)), g.u, b, c, g.weight_variance)
+    top = bisect(slope, low, high, (rho, strength, g.weight_variance))
+    barrier = _action(top, u, b, g.cubic, g.weight_variance, norm)
+    return Critical(A, u, b, _overlap(t, g.weight_variance, norm), spread, barrier)
 
 
-def _spinodal(g: Couplings) -> Spinodal:
-    s_0 = 1 + 2 * g.weight_variance
-
-    def threshold(b, g):
-        height = _metastable(b, g.cubic)[1]
-        safe = jnp.where(height > 0, height, 1.0)
-        return jnp.where(height > 0, jnp.pi * (1 + 2 * g.weight_variance) / (4 * g.weight_variance * safe), jnp.inf)
-
-    A, b = _crossing(g, threshold)
-    t, _ = _metastable(b, g.cubic)
-    m = jnp.sqrt(s_0 * t / (1 - 2 * t))
-    u = A**2 / g.width
-    return Spinodal(A, u, b, m, action(m, u, b, g.cubic, g.weight_variance))
+def _spinodal(g: Couplings, norm: str) -> Spinodal:
+    t, (b, A, u) = _crossing(_newborn, g, norm)
+    height = _action(t, u, b, g.cubic, g.weight_variance, norm)
+    return Spinodal(A, u, b, _overlap(t, g.weight_variance, norm), height)
 
 
-def _mixed(g: Couplings):
-    """b, c, |m|, droplets and spread of the mixed phase (04 (3.24)-(3.26)).
+def _mixed(g: Couplings, norm: str):
+    """b, c, |m|, droplets and spread of the mixed phase (04 (3.24)-(3.26)), NaN where there is none.
 
-    S vanishes at the side wells, which gives b and |m| for any c; the equations of the two residuals, with droplets
-    eliminated, then one for c between epsilon and zero, whose root nearest epsilon is the phase.
+    Coexistence at the given u makes b and c functions of t. The equations of the two residuals, with droplets
+    eliminated, then one for t; the phase is its root nearest to c = epsilon, on the way to c = 0.
     """
-    s_0 = 1 + 2 * g.weight_variance
-    sign = jnp.sign(g.cubic)
 
-    def state(share, g):
-        c = g.cubic * share
-        b = c - sign * (27 * jnp.pi * s_0 * jnp.abs(c) / (16 * g.weight_variance * g.u)) ** (1 / 3)
-        m2 = s_0 * (1 + b / (2 * c)) / (1 - b / c)
-        s = s_0 + 2 * m2
-        h_1 = 2 * jnp.sqrt(m2 / (jnp.pi * s))
-        h_3 = -4 * m2**1.5 / (jnp.sqrt(6 * jnp.pi) * s**1.5)
-        pull = 4 * g.u * g.weight_variance / (jnp.pi * s_0)
-        return b, c, m2, h_1, h_3, 1 - pull * b**2
+    def state(t, g):
+        rho, strength = _coexisting(t, g.weight_variance, norm)
+        c = jnp.sign(g.cubic) * jnp.sqrt(strength / g.u)
+        b = -2 * c * rho
+        h_1, h_3 = 2 * jnp.sqrt(t / jnp.pi), -4 * t**1.5 / jnp.sqrt(6 * jnp.pi)
+        return b, c, h_1, h_3, 1 - _pull_and_gain(g.u, g.data, g.weight_variance)[0] * b**2
 
-    def defect(share, g):
-        b, c, _, h_1, h_3, left = state(share, g)
-        learned = (1 - b) * left - b * 4 * g.data * g.weight_variance / (jnp.pi * s_0)
+    def defect(t, g):
+        b, c, h_1, h_3, left = state(t, g)
+        learned = (1 - b) * left - b * _pull_and_gain(g.u, g.data, g.weight_variance)[1]
         return learned * h_3 - jnp.sqrt(6.0) * (g.cubic - c) * h_1 * left
 
-    shares = jnp.linspace(1.0, 0.0, _SCAN, endpoint=False)
-    values = jax.vmap(defect, in_axes=(0, None))(shares, g)
-    inside = state(shares, g)[-1] > 0
+    start = bisect(lambda t, g: jnp.abs(state(t, g)[1]) - jnp.abs(g.cubic), _zero(g), _half(g), g)
+    grid = jax.lax.stop_gradient(start) * jnp.linspace(1.0, 0.0, _SCAN, endpoint=False)
+    values, inside = defect(grid, g), state(grid, g)[-1] > 0
     crossing = inside[1:] & inside[:-1] & (jnp.sign(values[1:]) != jnp.sign(values[:-1]))
-    first = jnp.argmax(crossing)
-    found = jnp.any(crossing)
-    share = jnp.where(found, bisect(defect, shares[first + 1], shares[first], g), 0.5)
-    b, c, m2, h_1, h_3, left = state(share, g)
-    along = b * h_1 + jnp.sqrt(6.0) * c * h_3
-    droplets = jnp.sqrt(6.0) * (g.cubic - c) / (g.data * h_3 * along)
-    return tuple(jnp.where(found, x, jnp.nan) for x in (b, c, jnp.sqrt(m2), droplets, g.weight_variance / left))
+    first, found = jnp.argmax(crossing), jnp.any(crossing)
+    t = jnp.where(found, bisect(defect, grid[first + 1], grid[first], g), 0.1)
+    b, c, h_1, h_3, left = state(t, g)
+    droplets = jnp.sqrt(6.0) * (g.cubic - c) / (g.data * h_3 * (b * h_1 + jnp.sqrt(6.0) * c * h_3))
+    m = _overlap(t, g.weight_variance, norm)
+    return tuple(jnp.where(found, x, jnp.nan) for x in (b, c, m, droplets, g.weight_variance / left))
 
 
-def _phase(g: Couplings) -> Phase:
+def _phase(g: Couplings, norm: str) -> Phase:
+    critical = jax.lax.stop_gradient(_crossing(_coexisting, g, norm)[1][1])
+    born = jax.lax.stop_gradient(_crossing(_newborn, g, norm)[1][1])
+    mixed, metastable = g.data > critical, (g.data > born) & (g.data <= critical)
+    # each branch is followed where it exists: what is not needed is moved there
     b, spread = _central(g)
-    top, height = _metastable(b, g.cubic)
-    s_0 = 1 + 2 * g.weight_variance
-    exists = g.u * height * 4 * g.weight_variance > jnp.pi * s_0
-    critical = jax.lax.stop_gradient(_critical(g).data)
-    mixed = g.data > critical
-    level = jnp.pi * s_0 / (4 * g.u * g.weight_variance)
+    beyond = g._replace(data=jnp.where(metastable, g.data, (born + critical) / 2))
+    b_beyond = _central(beyond)[0]
+    rho, strength = -b_beyond / (2 * g.cubic), beyond.u * g.cubic**2
 
-    def fall(t, args):
-        b, c, level = args
-        return level - (1 - 2 * t) ** 2 * (b - 2 * c * t) * (b - 6 * c * t)
+    def rise(t, args):
+        return -_slope(t, (*args, norm))
 
-    t = bisect(fall, jnp.where(exists, top, 0.0), jnp.full_like(top, 0.5), (b, g.cubic, level))
-    well = jnp.where(exists, jnp.sqrt(s_0 * t / (1 - 2 * t)), jnp.nan)
-    # the branch of the central well exists everywhere, that of the mixture only beyond coexistence
-    safe = g._replace(data=jnp.where(mixed, g.data, 2 * critical))
-    droplets = _mixed(safe)
+    t = bisect(rise, _newborn_at(rho, g, norm), _half(g), (rho, strength, g.weight_variance))
+    well = jnp.where(metastable, _overlap(t, g.weight_variance, norm), jnp.nan)
     central = (b, g.cubic * jnp.ones_like(b), well, jnp.zeros_like(b), spread)
-    b, c, m, rho, spread = (jnp.where(mixed, x, y) for x, y in zip(droplets, central, strict=True))
-    return Phase(mixed, exists & ~mixed, b, c, m, rho, spread)
+    droplets = _mixed(g._replace(data=jnp.where(mixed, g.data, 1.5 * critical)), norm)
+    return Phase(mixed, metastable, *(jnp.where(mixed, x, y) for x, y in zip(droplets, central, strict=True)))
 
 
-@partial(jax.jit, static_argnums=0)
-def _each(function, g: Couplings):
+@partial(jax.jit, static_argnums=(0, 1))
+def _each(function, norm: str, g: Couplings):
     shape = jnp.broadcast_shapes(*(x.shape for x in g))
     flat = Couplings(*(jnp.broadcast_to(x, shape).reshape(-1) for x in g))
-    return jax.tree.map(lambda x: x.reshape(shape), jax.vmap(function)(flat))
+    return jax.tree.map(lambda x: x.reshape(shape), jax.vmap(lambda g: function(g, norm))(flat))
 
 
-def _vectorised(function, **values):
+def _check_norm(norm: str) -> None:
+    if norm not in ("free", "fixed"):
+        raise ValueError(f"norm = {norm!r}: give 'free', or 'fixed' for the approximation of the paper.")
+
+
+def _vectorised(function, norm: str, **values):
     require_float64(_NAME)
+    _check_norm(norm)
     arrays = {name: jnp.asarray(value, float) for name, value in values.items()}
     for name, array in arrays.items():
         valid = array != 0 if name == "cubic" else array > 0
         if not isinstance(array, Tracer) and not bool(jnp.all(valid & jnp.isfinite(array))):
             need = "finite, not zero" if name == "cubic" else "positive and finite"
             raise ValueError(f"{name} is {values[name]}: it must be {need}.")
-    return _each(function, Couplings(**arrays))
+    return _each(function, norm, Couplings(**arrays))
 
 
-def critical_point(width, weight_variance, cubic) -> Critical:
+def critical_point(width, weight_variance, cubic, *, norm: str = "free") -> Critical:
     """Where neurons begin to specialise, as data or width are varied. Arguments broadcast.
 
     Args:
         width: G = width readout_variance / inputs.
         weight_variance: of the first layer, per fan-in.
         cubic: epsilon of the target z + epsilon He_3.
+        norm: "free", the limit of many inputs; "fixed", with |w|² - m² at its prior mean as in the paper.
 
-    Differentiable in all.
+    Differentiable in all numbers.
 
-    Source: theory 04, (3.22)-(3.23).
+    Source: theory 04, (3.22)-(3.23), and the module for a free norm.
 
-    >>> critical = critical_point(8 / 150, 0.5, -0.3)
-    >>> print(*(f"{x:.5f}" for x in (critical.data, critical.u, critical.linear, critical.overlap)))
-    1.27894 30.66913 0.29196 0.72137
+    >>> for norm in ("free", "fixed"):
+    ...     critical = critical_point(8 / 150, 0.5, -0.3, norm=norm)
+    ...     print(*(f"{x:.4f}" for x in (critical.data, critical.u, critical.linear, critical.overlap)))
+    1.0528 20.7840 0.3517 0.7293
+    1.2789 30.6691 0.2920 0.7214
     """
-    return _vectorised(_critical, data=1.0, width=width, weight_variance=weight_variance, cubic=cubic)
+    return _vectorised(_critical, norm, data=1.0, width=width, weight_variance=weight_variance, cubic=cubic)
 
 
-def spinodal(width, weight_variance, cubic) -> Spinodal:
+def spinodal(width, weight_variance, cubic, *, norm: str = "free") -> Spinodal:
     """Where side wells first exist, not yet as deep as the central one. Arguments as in `critical_point`.
 
-    >>> print(f"{spinodal(8 / 150, 0.5, -0.3).u:.2f}")
+    >>> print(f"{spinodal(8 / 150, 0.5, -0.3, norm='fixed').u:.2f}")
     26.95
     """
-    return _vectorised(_spinodal, data=1.0, width=width, weight_variance=weight_variance, cubic=cubic)
+    return _vectorised(_spinodal, norm, data=1.0, width=width, weight_variance=weight_variance, cubic=cubic)
 
 
-def phase_diagram(data, width, weight_variance, cubic) -> Phase:
+def phase_diagram(data, width, weight_variance, cubic, *, norm: str = "free") -> Phase:
     """The state at given couplings A and G, weight_variance and epsilon, numbers or arrays that broadcast.
 
     Differentiable within a phase. In the mixed phase the share of neurons in side wells is droplets / inputs. Of
-    several roots c between epsilon and zero the nearest to epsilon is taken; NaN where there is none.
+    several roots c between epsilon and zero the nearest to epsilon is taken; NaN where there is none. `norm` as in
+    `critical_point`.
 
-    Source: theory 04, (3.22)-(3.26).
+    Source: theory 04, (3.22)-(3.26), and the module for a free norm.
 
-    >>> mixed = phase_diagram(1.27894 * 0.17872 / 0.15, 8 / 150, 0.5, -0.3)
+    >>> mixed = phase_diagram(8 / 700 * 3000 / 150 / 0.15, 8 / 150, 0.5, -0.3)
     >>> print(*(f"{x:.4f}" for x in (mixed.linear, mixed.cubic, mixed.overlap, mixed.droplets)))
-    0.2343 -0.2811 0.7977 2.2435
+    0.2186 -0.2618 0.8510 2.8404
     """
-    return _vectorised(_phase, data=data, width=width, weight_variance=weight_variance, cubic=cubic)
+    return _vectorised(_phase, norm, data=data, width=width, weight_variance=weight_variance, cubic=cubic)
 
 
-def critical_noise(net: Any, population: Any) -> Float[Array, ""]:
-    """The noise variance below which neurons specialise, in infinitely many inputs at the network's couplings.
+def critical_noise(net: Any, population: Any, *, norm: str = "free") -> Float[Array, ""]:
+    """The noise variance below which neurons specialise, in the limit of many inputs at the network's couplings.
 
-    The task's own noise does not matter. Arguments and errors as in `couplings`.
+    The task's own noise does not matter. Arguments and errors as in `couplings` and `critical_point`.
 
     >>> import fieldprob as fp
     >>> net = fp.Mlp(width=700, activation="erf", weight_variance=0.5, readout_variance=8 / 700)
     >>> teacher = fp.tasks.HermiteTeacher((0, 1, 0, -0.3))
     >>> task = fp.tasks.Population(3000, 0.2, 0.0, measure=fp.tasks.Gaussian(150), target=teacher)
-    >>> print(f"{critical_noise(net, task):.5f}")
-    0.17872
+    >>> print(f"{critical_noise(net, task):.4f} {critical_noise(net, task, norm='fixed'):.4f}")
+    0.2171 0.1787
     """
     g = couplings(net, population)
-    return population.noise_variance * g.data / critical_point(g.width, g.weight_variance, g.cubic).data
+    return population.noise_variance * g.data / critical_point(g.width, g.weight_variance, g.cubic, norm=norm).data

@@ -82,7 +82,7 @@ def setting(theory: str, net: Any, population: Any, degrees: tuple[int, ...] = (
     target = target_coefficients(teacher.link, measure, len(teacher.coefficients))
     chosen = tuple(sorted({*_degrees(activation, teacher, measure), *map(int, degrees)}))
     norms = direction(measure, max(chosen) + 1).norms
-    padded = jnp.concatenate([jnp.asarray(target), jnp.zeros(max(chosen) + 1)])
+    padded = jnp.concatenate([target, jnp.zeros(max(chosen) + 1)])
     return Setting(
         activation,
         measure,
@@ -106,7 +106,8 @@ def _degrees(activation: Activation, teacher: HermiteTeacher, measure: Gaussian 
     """
     # a traced coefficient counts as one that is not zero
     present = HermiteTeacher([1.0 if isinstance(c, Tracer) else c for c in teacher.coefficients])
-    target = np.abs(target_coefficients(present.link, measure, len(teacher.coefficients)))
+    with jax.ensure_compile_time_eval():
+        target = np.abs(np.asarray(target_coefficients(present.link, measure, len(teacher.coefficients))))
     if not target.max() > 0:
         raise ValueError("every coefficient of the target is zero: there is nothing to learn.")
     with jax.ensure_compile_time_eval():

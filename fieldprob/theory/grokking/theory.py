@@ -38,7 +38,9 @@ class Solution(NamedTuple):
     readout_weight_variance: Any
 
 
-def field(net: Any, population: Any, *, degrees: tuple[int, ...] = (), radii: int = 40) -> Solution:
+def field(
+    net: Any, population: Any, *, degrees: tuple[int, ...] = (), extent: float | None = None, radii: int = 40
+) -> Solution:
     """The conjugate field of each degree at the mean-field solution; arguments and errors as in `mean_field`.
 
     >>> import fieldprob as fp
@@ -49,7 +51,7 @@ def field(net: Any, population: Any, *, degrees: tuple[int, ...] = (), radii: in
     (1, 3)
     """
     problem = setting(_NAME, net, population, degrees)
-    rule = _panels(problem, np.zeros(0), 0.5, None)
+    rule = _panels(problem, np.zeros(0), 0.5, extent)
     found = _require(problem, rule, _solutions(problem, rule, radii, "tree"))
     values = found["field"]
     return Solution(problem.degrees, values if len(problem.sizes) > 1 else values[0], problem.gamma)
@@ -220,7 +222,7 @@ def _noise_entropy(problem: Setting):
 def _require(problem: Setting, rule: Panels, found: dict[str, Array]) -> dict[str, Array]:
     converged = found.pop("converged")[:, None]
     field = require_converged(f"theory {_NAME!r}", converged, "are the variances in range?", found["field"])
-    require_resolved(_NAME, found["probability"], rule)
+    require_resolved(_NAME, found["probability"], rule, problem.inputs)
     return found | {"field": field}
 
 
