@@ -432,7 +432,7 @@ def test_many_inputs_approach_the_closed_form_as_one_over_their_number():
         )
 
     large, largest = gap(2400), gap(9600)
-    np.testing.assert_allclose(largest, 0, atol=[3e-4, 3e-5, 0.015])
+    assert np.all(np.abs(largest) < [3e-4, 3e-5, 0.015])
     np.testing.assert_allclose(large[[0, 2]], 4 * largest[[0, 2]], rtol=0.25)
 
 
@@ -496,17 +496,23 @@ def test_sphere_and_gaussian_inputs_agree_as_one_over_their_number():
 
 
 def importance(net, task, prediction, overlap, degrees, draws, seed):
-    """Self-consistency defects and E m² by direct draws of weights, in standard errors."""
+    """Self-consistency defects, E m² and the specialised fraction by direct draws of weights, in standard errors.
+
+    Half of the overlaps are drawn four times wider than the prior: from the prior itself side wells are so rare that
+    3e6 draws miss most of them, and the error with them.
+    """
     d, N = task.measure.inputs, net.widths[0]
     field = grokking.field(net, task, degrees=degrees, extent=5.0)
     T, gamma = np.asarray(field.field), float(field.readout_weight_variance)
     rng = np.random.default_rng(seed)
     scale = math.sqrt(float(net.weight_variance[0]) / d)
-    m = scale * rng.normal(size=draws)
+    m = scale * rng.normal(size=draws) * np.where(np.arange(draws) % 2, 4.0, 1.0)
     q = m**2 + scale**2 * rng.chisquare(d - 1, size=draws)
     h = overlap(m, q)
     u = T @ h
-    weights = np.exp(gamma / 2 * (u**2 - (u**2).max()))
+    z2 = (m / scale) ** 2
+    exponent = gamma / 2 * u**2 - z2 / 2 - np.log(np.exp(-z2 / 2) + np.exp(-z2 / 32) / 4)
+    weights = np.exp(exponent - exponent.max())
     kappa = float(task.noise_variance) / task.points[0]
     norms = np.sqrt([math.factorial(k) for k in field.degrees])
     target = np.array(
@@ -526,7 +532,7 @@ def importance(net, task, prediction, overlap, degrees, draws, seed):
 
 @pytest.mark.slow
 def test_another_teacher_and_activation_against_direct_draws():
-    """tanh that learns z + 0.15 He_5: neurons of degree 1, 3 and 5, by importance sampling of 3e6 weights.
+    """tanh that learns z + 0.15 He_5: neurons of degree 1, 3 and 5, by importance sampling of 1e6 weights.
 
     Five comparisons at 5.5 sigma: false alarms below 2e-7.
     """
@@ -534,20 +540,20 @@ def test_another_teacher_and_activation_against_direct_draws():
     task = Population(1500, 1.0, 0.0, measure=Gaussian(8), target=HermiteTeacher((0, 1, 0, 0, 0, 0.15)))
     prediction = grokking.mean_field(net, task, extent=5.0)
     assert prediction.coords["mode"] == (1, 3, 5)
-    knots = np.linspace(1e-4, 5.0, 4000)
+    knots = np.linspace(1e-4, 80.0, 40000)
     x, w = np.polynomial.hermite_e.hermegauss(300)
     values = np.tanh(np.sqrt(knots)[:, None] * x) * w / w.sum()
 
     def overlap(m, q):
-        rho, clipped = m / np.sqrt(q), np.minimum(q, 5.0)
-        assert np.mean(q > 5.0) < 1e-5
+        rho, clipped = m / np.sqrt(q), np.minimum(q, 80.0)
+        assert not np.any(q > 80.0)
         rows = []
         for k in (1, 3, 5):
             alpha = values @ special.eval_hermitenorm(k, x) / math.sqrt(math.factorial(k))
             rows.append(np.interp(clipped, knots, alpha) * rho**k)
         return np.stack(rows)
 
-    deviations, size = importance(net, task, prediction.mean, overlap, (), 3_000_000, 0)
+    deviations, size = importance(net, task, prediction.mean, overlap, (), 1_000_000, 0)
     assert size > 1e4
     assert np.abs(deviations).max() < 5.5, deviations
     assert prediction.mean["residual"][0] < 0.9  # something is learned
@@ -564,7 +570,7 @@ def test_relu_learns_an_even_teacher_through_its_constant_part():
     def overlap(m, q):
         return np.stack([np.sqrt(q / (2 * np.pi)), m / 2, m**2 / np.sqrt(q * np.pi) / 2])
 
-    deviations, size = importance(net, task, prediction.mean, overlap, (), 3_000_000, 1)
+    deviations, size = importance(net, task, prediction.mean, overlap, (), 1_000_000, 1)
     assert size > 1e4
     assert np.abs(deviations).max() < 5.5, deviations
     density = prediction.mean["overlap_histogram"]
@@ -573,7 +579,7 @@ def test_relu_learns_an_even_teacher_through_its_constant_part():
 
 @pytest.mark.slow
 def test_log_evidence_against_direct_draws_of_networks():
-    """ln of E_W [evidence of the population given W, (2.8)] over 1e5 draws of networks, at widths 8 and 32.
+    """ln of E_W [evidence of the population given W, (2.8)] over 2e5 draws of networks, at widths 4 and 8.
 
     The theory is the first loop, so that the difference falls as 1/width. 5 sigma of the Monte Carlo error: false
     alarms below 1e-6.
@@ -581,7 +587,7 @@ def test_log_evidence_against_direct_draws_of_networks():
     d, sigma_w2 = 3, 0.5
 
     def gap(N):
-        sa2, points = 6.0 / N, 4 * N
+        sa2, points = 6.0 / N, N
         net = fp.Mlp(width=N, activation="erf", weight_variance=sigma_w2, readout_variance=sa2)
         task = Population(points, 1.0, 0.0, measure=Gaussian(d), target=HermiteTeacher((0, 1, 0, -0.1)))
         theory = float(grokking.mean_field(net, task, degrees=(5, 7)).log_evidence)
@@ -598,14 +604,14 @@ def test_log_evidence_against_direct_draws_of_networks():
             quadratic = 0.5 * gamma * points**2 * eta @ jnp.linalg.solve(B, eta)
             return quadratic - jnp.linalg.slogdet(B)[1] / 2
 
-        values = jax.lax.map(log_evidence, jax.random.split(jax.random.key(N), 100_000), batch_size=2000)
+        values = jax.lax.map(log_evidence, jax.random.split(jax.random.key(N), 200_000), batch_size=2000)
         values = np.asarray(values)
         weights = np.exp(values - values.max())
         error = weights.std() / weights.mean() / math.sqrt(len(weights))
         alone = -points / 2 * math.log(2 * math.pi) - points / 2 * (1 + 6 * eps**2)
         return theory - (values.max() + math.log(weights.mean()) + alone), error
 
-    (coarse, coarse_error), (fine, fine_error) = gap(8), gap(32)
-    assert coarse_error < 0.01 and fine_error < 0.03
-    assert abs(coarse) > 5 * coarse_error
-    assert abs(fine - coarse / 4) < 5 * fine_error + abs(coarse) / 8
+    (coarse, coarse_error), (fine, fine_error) = gap(4), gap(8)
+    assert coarse_error < 2e-3 and fine_error < 2e-3
+    assert abs(coarse) < 0.2
+    assert abs(fine - coarse / 2) < 5 * math.hypot(fine_error, coarse_error / 2) + abs(coarse) / 16
