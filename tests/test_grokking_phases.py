@@ -10,7 +10,7 @@ from scipy import integrate, optimize
 
 from fieldprob.theory.grokking import critical_point, modular, phase_diagram, scaling, spinodal
 from fieldprob.theory.grokking.modular import ModularAddition
-from fieldprob.theory.grokking.phases import action
+from fieldprob.theory.grokking.wells import action
 
 PAPER = (8 / 150, 0.5, -0.3)  # G, sigma_w², epsilon
 NOISE = np.array([0.175, 0.17, 0.16, 0.15, 0.12, 0.10, 0.08, 0.05])

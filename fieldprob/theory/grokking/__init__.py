@@ -3,7 +3,8 @@
 * `mean_field`: any activation and any Hermite teacher, at any width and number of inputs, with its first correction;
 * `phase_diagram`, `critical_point`, `critical_noise`, `spinodal`: erf and a linear-plus-cubic teacher, in closed form
   as inputs grow in number;
-* `modular`: addition modulo a prime.
+* `modular`: addition modulo a prime;
+* `scaling`: families of networks that share one mean field.
 """
 
 from fieldprob.theory.grokking import modular, scaling
@@ -20,6 +21,7 @@ from fieldprob.theory.grokking.phases import (
     spinodal,
 )
 from fieldprob.theory.grokking.theory import Solution, field, mean_field
+from fieldprob.theory.grokking.wells import action
 
 __all__ = [
     "Couplings",
@@ -27,6 +29,7 @@ __all__ = [
     "Phase",
     "Solution",
     "Spinodal",
+    "action",
     "couplings",
     "critical_noise",
     "critical_point",

@@ -25,30 +25,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from fieldprob.activations import Erf
 from fieldprob.tasks import Gaussian
 from fieldprob.theory.grokking.setting import setting
+from fieldprob.theory.grokking.wells import (
+    Couplings,
+    action_at,
+    central_well,
+    check_norm,
+    coexisting,
+    crossing,
+    largest,
+    minus_slope,
+    newborn,
+    newborn_at,
+    overlap_at,
+    pull_and_gain,
+    smallest,
+)
 from fieldprob.theory.precision import require_float64
 from fieldprob.theory.solvers import bisect
 
 _SCAN = 4001
-_SMALLEST = 1e-5  # t, where differences of order t² still have eleven digits
 _NAME = "grokking phases"
-
-
-class Couplings(NamedTuple):
-    """What the phase depends on: `data` is A, `width` is G, `cubic` is epsilon; numbers, or arrays that broadcast."""
-
-    data: Any
-    width: Any
-    weight_variance: Any
-    cubic: Any
-
-    @property
-    def u(self) -> Any:
-        return self.data**2 / self.width
 
 
 class Critical(NamedTuple):
@@ -120,147 +121,26 @@ def couplings(net: Any, population: Any) -> Couplings:
     return Couplings(data, width, jnp.asarray(net.weight_variance[0]), jnp.asarray(coefficients[3]))
 
 
-class _Prior(NamedTuple):
-    """E(t) and its first two derivatives, and r / weight_variance at t."""
-
-    value: Any
-    slope: Any
-    curvature: Any
-    radius: Any
-
-
-def _prior(t, weight_variance, norm: str) -> _Prior:
-    x, V = 1 - 2 * t, weight_variance
-    common = _Prior(t / (2 * V * x), 1 / (2 * V * x**2), 2 / (V * x**3), None)
-    if norm == "free":
-        return _Prior(common.value - jnp.log1p(-2 * t) / 2, common.slope + 1 / x, common.curvature + 2 / x**2, x)
-    return _Prior(common.value + t / x, common.slope + 1 / x**2, common.curvature + 4 / x**3, jnp.ones_like(t))
-
-
-def _overlap(t, weight_variance, norm: str):
-    """m at t."""
-    r = weight_variance * _prior(t, weight_variance, norm).radius
-    return jnp.sqrt(t * (1 + 2 * r) / (1 - 2 * t))
-
-
-def action(m: Float[ArrayLike, "..."], u, linear, cubic, weight_variance, *, norm: str = "free") -> Float[Array, "..."]:
-    """S at overlap m, with p(m) = exp(-inputs S) near its wells as inputs grow. Arguments broadcast.
-
-    With a free norm S is stationary in |w|² too; with a fixed one it is 04 (3.14) for every m.
-
-    >>> print(f"{action(0.386, 30.669, 0.29196, -0.3, 0.5, norm='fixed'):.5f}")  # the paper's barrier
-    0.01042
-    """
-    _check_norm(norm)
-    m2, V = jnp.asarray(m) ** 2, weight_variance
-    if norm == "free":  # m² = t / (1 - 2t) + 2 V t
-        half = 1 + 2 * V + 2 * m2
-        t = 2 * m2 / (half + jnp.sqrt(half**2 - 16 * V * m2))
-    else:
-        t = m2 / (1 + 2 * V + 2 * m2)
-    return _action(t, u, linear, cubic, V, norm)
-
-
-def _action(t, u, b, c, weight_variance, norm):
-    return _prior(t, weight_variance, norm).value - 2 * u / jnp.pi * t * (b - 2 * c * t) ** 2
-
-
-def _coexisting(t, weight_variance, norm):
-    """rho and u c² of a side well at t that is as deep as the central one."""
-    E = _prior(t, weight_variance, norm)
-    sum_ = 2 / (E.slope / E.value - 1 / t)
-    return sum_ - t, jnp.pi * E.value / (8 * t * sum_**2)
-
-
-def _newborn(t, weight_variance, norm):
-    """rho and u c² of a side well at t that has just appeared: S' = S'' = 0."""
-    E = _prior(t, weight_variance, norm)
-    k = E.curvature / E.slope
-    rho = (2 * (1 - k * t) + jnp.sqrt(4 * (1 - k * t) ** 2 - k * (3 * k * t**2 - 6 * t))) / k
-    return rho, jnp.pi * E.slope / (8 * (rho + t) * (rho + 3 * t))
-
-
-def _pull_and_gain(u, A, weight_variance):
-    """4 u V / (pi s_0) and 4 A V / (pi s_0), with which (3.22) is b (1 + gain / (1 - pull b²)) = 1."""
-    factor = 4 * weight_variance / (jnp.pi * (1 + 2 * weight_variance))
-    return u * factor, A * factor
-
-
-def _central(g: Couplings):
-    """b of the phase with a central well only, and its spread (04 (3.22)), a root of a cubic equation."""
-    pull, gain = _pull_and_gain(g.u, g.data, g.weight_variance)
-
-    def defect(b, args):
-        pull, gain = args
-        return (b - 1) * (1 - pull * b**2) + b * gain
-
-    b = bisect(defect, jnp.zeros_like(pull), jnp.minimum(1.0, 1 / jnp.sqrt(pull)), (pull, gain))
-    return b, g.weight_variance / (1 - pull * b**2)
-
-
-def _crossing(curve, g: Couplings, norm: str):
-    """t and A at which wells of a `curve` (rho, u c²) of t occur on the branch with a central well only.
-
-    b = -2 epsilon rho and u follow from t; (3.22) is an equation for t. For epsilon < 0 it is sought where rho falls
-    from one to zero, for epsilon > 0 where it falls from zero to -1/2: b then runs over all that it may be.
-    """
-
-    def state(t, g):
-        rho, strength = curve(t, g.weight_variance, norm)
-        u = strength / g.cubic**2
-        return -2 * g.cubic * rho, jnp.sqrt(u * g.width), u
-
-    def defect(t, g):
-        b, A, u = state(t, g)
-        pull, gain = _pull_and_gain(u, A, g.weight_variance)
-        return (b - 1) * (1 - pull * b**2) + b * gain
-
-    origin = bisect(lambda t, g: curve(t, g.weight_variance, norm)[0], _zero(g), _half(g), g)
-    origin = jax.lax.stop_gradient(origin)
-    low, high = jnp.where(g.cubic > 0, origin, _zero(g)), jnp.where(g.cubic > 0, _half(g), origin)
-    t = bisect(defect, low, high, g)
-    return t, state(t, g)
-
-
-def _zero(g: Couplings):
-    return jnp.full_like(g.weight_variance, _SMALLEST)
-
-
-def _half(g: Couplings):
-    return jnp.full_like(g.weight_variance, 0.5 - _SMALLEST)
-
-
-def _newborn_at(rho, g: Couplings, norm: str):
-    """t at which a side well appears for a given rho; NaN if at none."""
-    return bisect(lambda t, args: _newborn(t, args[0], norm)[0] - args[1], _zero(g), _half(g), (g.weight_variance, rho))
-
-
-def _slope(t, args):
-    """Minus S' at t, in units of (2u / pi) 4 c²."""
-    rho, strength, weight_variance, norm = args
-    return (rho + t) * (rho + 3 * t) - jnp.pi / (8 * strength) * _prior(t, weight_variance, norm).slope
-
-
 def _critical(g: Couplings, norm: str) -> Critical:
-    t, (b, A, u) = _crossing(_coexisting, g, norm)
-    pull, _ = _pull_and_gain(u, A, g.weight_variance)
+    t, (b, A, u) = crossing(coexisting, g, norm)
+    pull, _ = pull_and_gain(u, A, g.weight_variance)
     spread = g.weight_variance / (1 - pull * b**2)
     # the maximum of S lies below the t at which a well of this rho is born, and beyond b = 2 c t where c > 0
     rho, strength = -b / (2 * g.cubic), u * g.cubic**2
-    low, high = jnp.maximum(_zero(g), -rho), _newborn_at(rho, g, norm)
+    low, high = jnp.maximum(smallest(g), -rho), newborn_at(rho, g, norm)
 
     def slope(t, args):
-        return _slope(t, (*args, norm))
+        return minus_slope(t, (*args, norm))
 
     top = bisect(slope, low, high, (rho, strength, g.weight_variance))
-    barrier = _action(top, u, b, g.cubic, g.weight_variance, norm)
-    return Critical(A, u, b, _overlap(t, g.weight_variance, norm), spread, barrier)
+    barrier = action_at(top, u, b, g.cubic, g.weight_variance, norm)
+    return Critical(A, u, b, overlap_at(t, g.weight_variance, norm), spread, barrier)
 
 
 def _spinodal(g: Couplings, norm: str) -> Spinodal:
-    t, (b, A, u) = _crossing(_newborn, g, norm)
-    height = _action(t, u, b, g.cubic, g.weight_variance, norm)
-    return Spinodal(A, u, b, _overlap(t, g.weight_variance, norm), height)
+    t, (b, A, u) = crossing(newborn, g, norm)
+    height = action_at(t, u, b, g.cubic, g.weight_variance, norm)
+    return Spinodal(A, u, b, overlap_at(t, g.weight_variance, norm), height)
 
 
 def _mixed(g: Couplings, norm: str):
@@ -271,18 +151,18 @@ def _mixed(g: Couplings, norm: str):
     """
 
     def state(t, g):
-        rho, strength = _coexisting(t, g.weight_variance, norm)
+        rho, strength = coexisting(t, g.weight_variance, norm)
         c = jnp.sign(g.cubic) * jnp.sqrt(strength / g.u)
         b = -2 * c * rho
         h_1, h_3 = 2 * jnp.sqrt(t / jnp.pi), -4 * t**1.5 / jnp.sqrt(6 * jnp.pi)
-        return b, c, h_1, h_3, 1 - _pull_and_gain(g.u, g.data, g.weight_variance)[0] * b**2
+        return b, c, h_1, h_3, 1 - pull_and_gain(g.u, g.data, g.weight_variance)[0] * b**2
 
     def defect(t, g):
         b, c, h_1, h_3, left = state(t, g)
-        learned = (1 - b) * left - b * _pull_and_gain(g.u, g.data, g.weight_variance)[1]
+        learned = (1 - b) * left - b * pull_and_gain(g.u, g.data, g.weight_variance)[1]
         return learned * h_3 - jnp.sqrt(6.0) * (g.cubic - c) * h_1 * left
 
-    start = bisect(lambda t, g: jnp.abs(state(t, g)[1]) - jnp.abs(g.cubic), _zero(g), _half(g), g)
+    start = bisect(lambda t, g: jnp.abs(state(t, g)[1]) - jnp.abs(g.cubic), smallest(g), largest(g), g)
     grid = jax.lax.stop_gradient(start) * jnp.linspace(1.0, 0.0, _SCAN, endpoint=False)
     values, inside = defect(grid, g), state(grid, g)[-1] > 0
     crossing = inside[1:] & inside[:-1] & (jnp.sign(values[1:]) != jnp.sign(values[:-1]))
@@ -290,25 +170,25 @@ def _mixed(g: Couplings, norm: str):
     t = jnp.where(found, bisect(defect, grid[first + 1], grid[first], g), 0.1)
     b, c, h_1, h_3, left = state(t, g)
     droplets = jnp.sqrt(6.0) * (g.cubic - c) / (g.data * h_3 * (b * h_1 + jnp.sqrt(6.0) * c * h_3))
-    m = _overlap(t, g.weight_variance, norm)
+    m = overlap_at(t, g.weight_variance, norm)
     return tuple(jnp.where(found, x, jnp.nan) for x in (b, c, m, droplets, g.weight_variance / left))
 
 
 def _phase(g: Couplings, norm: str) -> Phase:
-    critical = jax.lax.stop_gradient(_crossing(_coexisting, g, norm)[1][1])
-    born = jax.lax.stop_gradient(_crossing(_newborn, g, norm)[1][1])
+    critical = jax.lax.stop_gradient(crossing(coexisting, g, norm)[1][1])
+    born = jax.lax.stop_gradient(crossing(newborn, g, norm)[1][1])
     mixed, metastable = g.data > critical, (g.data > born) & (g.data <= critical)
     # each branch is followed where it exists: what is not needed is moved there
-    b, spread = _central(g)
+    b, spread = central_well(g)
     beyond = g._replace(data=jnp.where(metastable, g.data, (born + critical) / 2))
-    b_beyond = _central(beyond)[0]
+    b_beyond = central_well(beyond)[0]
     rho, strength = -b_beyond / (2 * g.cubic), beyond.u * g.cubic**2
 
     def rise(t, args):
-        return -_slope(t, (*args, norm))
+        return -minus_slope(t, (*args, norm))
 
-    t = bisect(rise, _newborn_at(rho, g, norm), _half(g), (rho, strength, g.weight_variance))
-    well = jnp.where(metastable, _overlap(t, g.weight_variance, norm), jnp.nan)
+    t = bisect(rise, newborn_at(rho, g, norm), largest(g), (rho, strength, g.weight_variance))
+    well = jnp.where(metastable, overlap_at(t, g.weight_variance, norm), jnp.nan)
     central = (b, g.cubic * jnp.ones_like(b), well, jnp.zeros_like(b), spread)
     droplets = _mixed(g._replace(data=jnp.where(mixed, g.data, 1.5 * critical)), norm)
     return Phase(mixed, metastable, *(jnp.where(mixed, x, y) for x, y in zip(droplets, central, strict=True)))
@@ -321,14 +201,9 @@ def _each(function, norm: str, g: Couplings):
     return jax.tree.map(lambda x: x.reshape(shape), jax.vmap(lambda g: function(g, norm))(flat))
 
 
-def _check_norm(norm: str) -> None:
-    if norm not in ("free", "fixed"):
-        raise ValueError(f"norm = {norm!r}: give 'free', or 'fixed' for the approximation of the paper.")
-
-
 def _vectorised(function, norm: str, **values):
     require_float64(_NAME)
-    _check_norm(norm)
+    check_norm(norm)
     arrays = {name: jnp.asarray(value, float) for name, value in values.items()}
     for name, array in arrays.items():
         valid = array != 0 if name == "cubic" else array > 0
