@@ -63,7 +63,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 # Latent sites: relabelling the hidden neurons, or flipping the sign of an odd one, changes them but not the network.
-_LATENT = re.compile(r"(weight|bias|phase)_\d+|readout")
+_LATENT = re.compile(r"(weight|bias|phase|latent)_\d+|readout")
 
 
 def names() -> tuple[str, ...]:
