@@ -267,12 +267,12 @@ def repr_short(prior) -> str:
 
 
 def default_kernel(face: str | None) -> KernelFactory:
-    """The kernel that `sample` uses unless given one: `HilbertHMC` on the collapsed face, else NUTS.
+    """The kernel that `sample` uses unless given one: `HilbertHMC` on the faces collapsed and kernels, else NUTS.
 
-    The collapsed posterior is close to its standard normal prior in all but a few of very many directions, which is
-    what `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
+    There the posterior is close to its standard normal prior in all but a few of very many directions, which is what
+    `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
     """
-    if face == "collapsed":
+    if face in CONDITIONAL_FACES:
         return HilbertHMC
     return partial(NUTS, init_strategy=init_to_sample)
 
