@@ -28,7 +28,7 @@ presets = {
     },
 }  # fmt: skip
 
-EDGES = np.linspace(-4, 4, 33)  # of the histograms, in prior standard deviations from the prior mean
+EDGES = np.linspace(-2, 2, 17)  # of the histograms, in prior standard deviations; further out draws are few
 COLOURS = {"importance": "#009E73", "limit": "#0072B2", "perturbative": "#D55E00"}
 
 
@@ -225,9 +225,9 @@ def study(
     scaling: Literal["standard", "mean-field"] | float = "standard",
     noise_variance: float = 0.2,
     face: Literal["kernels", "collapsed", "weights", "limit"] = "kernels",
-    reference: int = 40_000,
-    prior_draws: int = 20_000,
-    draws: int = 2000,
+    reference: int = 20_000,
+    prior_draws: int = 10_000,
+    draws: int = 1000,
     chains: int = 4,
     warmup: int = 300,
     seed: int = 4,
