@@ -45,8 +45,8 @@ class Importance:
     Attributes:
         log_weights: of every draw, (draws,).
         log_evidence: log of their mean, an `Estimate`.
-        prior: moments over unweighted draws. On the collapsed face `f` is a mean conditional on the data: of what is
-            recorded there, kernels and alignments are prior quantities.
+        prior: moments over unweighted draws. On the faces collapsed and kernels `f` is a mean conditional on the data:
+            of what is recorded there, kernels and alignments are prior quantities.
         posterior: moments over weighted draws.
         shift: posterior less prior, with the error of the difference.
         particles: draws kept with probability weight / largest weight, {name: (particles, ...)}: independent, equally
