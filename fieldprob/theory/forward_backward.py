@@ -109,8 +109,8 @@ def forward_backward(
     advice = "raise noise_variance or the widths, lower chi, or take tilt='gaussian', which is a minimum."
     converged = saddle.converged & jnp.isfinite(saddle.log_evidence)
     saddle = require_converged(f"theory {name!r}", converged, advice, saddle)
-    _require_overlap(name, saddle, nodes)
     if tilt == "exact":
+        _require_overlap(name, saddle, nodes)
         require_bounded_growth(name, layers_of(numbers), saddle.kernels, saddle.forces)
     return _prediction(name, net, numbers, saddle, tilt, fluctuations, method, neurons, key)
 

@@ -22,11 +22,10 @@ from fieldprob.theory.kernel_fluctuations import Layer, layers_of
 from fieldprob.theory.kernel_tilts import Nodes, Tilted, exact, gaussian, leading
 from fieldprob.theory.matrix_roots import positive_root
 from fieldprob.theory.setting import Setting
-from fieldprob.theory.solvers import fixed_point, minimise
+from fieldprob.theory.solvers import fixed_point, minimise_large
 
-_WIDER = 2.0 ** (np.arange(7, 0, -1) / 2)
-_COARSE, _FINE = 1e-4, 1e-11
-_MEMORY = 20  # steps that the minimisation keeps
+_WIDER = (8.0, 4.0, 2.0, 2.0**0.5)  # the widths, relative to their own, on the way to these
+_COARSE, _FINE = 1e-3, 1e-11
 
 
 class Saddle(NamedTuple):
@@ -179,7 +178,7 @@ def _minimum(data: _Data):
         return divergence - data_force(kernels[-1], data.y, data.noise)[1]
 
     start = jnp.zeros(len(data.layers) * len(rows))
-    parameters, converged = minimise(energy, start, data, memory=_MEMORY)
+    parameters, converged = minimise_large(energy, start, data)
     kernels, covariances, _ = unfold(parameters, data)
     T, forces = data_force(kernels[-1], data.y, data.noise)[0], []
     for layer, C, S in zip(reversed(data.layers), reversed(kernels[:-1]), reversed(covariances), strict=True):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_RANK = 1e-13  # of the largest root: sums of two below it are directions the covariance does not have
+_RANK = 1e-7  # of the largest sum of two roots: below it are directions that the covariance does not have
 
 
 @jax.custom_jvp

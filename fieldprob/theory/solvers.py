@@ -139,22 +139,40 @@ def minimise_convex(
     return solution.value, solution.result == optx.RESULTS.successful
 
 
-def minimise(
-    function: Callable, start: Float[Array, " n"], args: Any = (), *, tol: float = 1e-10, memory: int | None = None
-):
+def minimise(function: Callable, start: Float[Array, " n"], args: Any = (), *, tol: float = 1e-10):
     """A minimum of a smooth function (x, args), by quasi-Newton steps from `start`; and whether it converged.
-
-    BFGS keeps n^2 numbers; with a `memory` of some steps (L-BFGS) it is memory * n.
 
     >>> x, converged = minimise(lambda x, c: jnp.sum((x - c) ** 2), jnp.zeros(2), 3.0)
     >>> x.round(6).tolist()
     [3.0, 3.0]
     """
-    solver = optx.BFGS(rtol=tol, atol=tol)
-    if memory is not None:
-        solver = optx.LBFGS(rtol=tol, atol=tol, history_length=memory)
-    adjoint = _implicit(start.size)
-    solution = optx.minimise(function, solver, start, args, max_steps=1000, throw=False, adjoint=adjoint)
+    solution = optx.minimise(function, optx.BFGS(rtol=tol, atol=tol), start, args, max_steps=1000, throw=False)
+    return solution.value, solution.result == optx.RESULTS.successful
+
+
+def minimise_large(function: Callable, start: Float[Array, " n"], args: Any = (), *, memory: int = 20):
+    """A minimum of a smooth function (x, args) of many numbers of order one; and whether it converged.
+
+    Quasi-Newton steps that keep memory * n numbers (L-BFGS), which the rounding of the function stops half the digits
+    short; then Newton's method on the gradient, by conjugate gradients. Differentiable in `args`.
+
+    >>> x, converged = minimise_large(lambda x, c: jnp.sum(jnp.cosh(x - c)), jnp.zeros(2), 3.0)
+    >>> x.round(12).tolist(), bool(converged)
+    ([3.0, 3.0], True)
+    """
+    frozen = jax.lax.stop_gradient(args)
+    solver = optx.LBFGS(rtol=1e-6, atol=1e-6, history_length=memory)
+    near = optx.minimise(function, solver, start, frozen, max_steps=1000, throw=False).value
+    solution = optx.root_find(
+        jax.grad(function),
+        optx.Newton(rtol=1e-9, atol=1e-9, linear_solver=lx.CG(rtol=1e-6, atol=1e-12, max_steps=2000)),
+        jax.lax.stop_gradient(near),
+        args,
+        max_steps=20,
+        adjoint=_implicit(start.size),
+        tags=frozenset({lx.positive_semidefinite_tag}),
+        throw=False,
+    )
     return solution.value, solution.result == optx.RESULTS.successful
 
 
