@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 
 def layers_of(problem: Setting) -> list[Layer]:
     weights = (*problem.weight_variance[1:], problem.readout)
-    biases = (*problem.bias_variance[1:], 0.0)
+    biases = (*problem.bias_variance[1:], problem.readout_bias)
     return [Layer(*parts) for parts in zip(problem.activations, weights, biases, problem.widths, strict=True)]
 
 

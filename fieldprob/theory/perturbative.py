@@ -16,7 +16,7 @@ over one-neuron draws (theory 01, E12). All else is the same code.
 
 import warnings
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -78,29 +78,39 @@ def perturbative(
     )
     total = jax.tree.map(jnp.add, limit, shift)
     _warn_large(net, limit, shift)
+    require_definite("perturbative", net, total)
+    return Prediction(
+        theory="perturbative",
+        order="first order in 1/N",
+        source="theory 01, E8-E12; theory 03, (27)-(31), (39)-(41)",
+        log_evidence=total.log_evidence,
+        mean=total.mean,
+        **moments_of(total, square),
+    )
+
+
+def require_definite(theory: str, net, total: Prediction) -> None:
+    """Raise a ValueError where a covariance of outputs to first order is indefinite."""
     for name, covariance in total.covariance.items():
         if isinstance(covariance, Tracer):
             continue
         eigenvalues = np.linalg.eigvalsh(np.asarray(covariance))
         if eigenvalues[0] < -1e-10 * eigenvalues[-1]:
             raise ValueError(
-                f"theory 'perturbative': the covariance of {name} comes out indefinite, so the correction in 1/N is "
+                f"theory {theory!r}: the covariance of {name} comes out indefinite, so the correction in 1/N is "
                 f"not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation, or more "
                 "neurons."
             )
+
+
+def moments_of(total: Prediction, square: Prediction | None) -> dict[str, Any]:
+    """Variances, covariances and standard errors of an expansion, as arguments of a `Prediction`."""
     errors = {} if square is None else {"error": square.mean, "variance_error": square.variance}
-    return Prediction(
-        theory="perturbative",
-        order="first order in 1/N",
-        source="theory 01, E8-E12; theory 03, (27)-(31), (39)-(41)",
-        mean=total.mean,
-        variance={
-            name: value if name in limit.covariance else jnp.maximum(value, 0) for name, value in total.variance.items()
-        },
-        covariance=total.covariance,
-        log_evidence=total.log_evidence,
-        **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},  # pyright: ignore
-    )
+    variance = {
+        name: value if name in total.covariance else jnp.maximum(value, 0) for name, value in total.variance.items()
+    }
+    roots = {moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()}
+    return {"variance": variance, "covariance": total.covariance, **roots}
 
 
 def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
@@ -127,7 +137,8 @@ def expansion(
     """The posterior with the given kernels of all layers, what their fluctuations add to it to first order in 1/N, and
     the squared standard error of that (None if it has none).
 
-    `pulled` says whether the data's pull G : E is to be added: not where the kernels given have been pulled already.
+    `pulled` says whether the data's pull G : E is to be added: not where the kernels given have been pulled already
+    (nor to the evidence, which then is that of the kernels given).
     Other arguments and errors are those of `perturbative`.
     """
     if method not in ("auto", "tensor", "neurons"):
@@ -244,6 +255,8 @@ def _first_order(limit: _Limit, carried: Fluctuation, kernels, alignment, pulled
     Y, Z, m = carried.Y[-1], carried.Z[-1], carried.shift[-1]
     Yd, Zd, AY = Y @ d, Z @ d, A @ Y
     pull, pull_Y = ((V @ d @ d - jnp.sum(R * V)) / 2 for V in (Z, Y))  # V : conjugate kernel
+    if not pulled:
+        pull = 0.0
     exchange = AY @ R @ Z
     log_evidence = m @ d @ d - jnp.sum(R * m) + pull * pull_Y - Zd @ R @ Yd + jnp.sum((Z @ R) * (Y @ R).T) / 2
     bends, variance_of = [], {}
@@ -251,8 +264,6 @@ def _first_order(limit: _Limit, carried: Fluctuation, kernels, alignment, pulled
         bends.append(along(lambda K, Y=Y_l: along(alignment, K, Y), K, Z_l) / 2)
         variance_of[f"kernel_{layer}"] = Y_l * Z_l
         variance_of[f"alignment_{layer}"] = along(alignment, K, Y_l) * along(alignment, K, Z_l)
-    if not pulled:
-        pull = 0.0
     return _Moments(
         mean=A @ (m @ d + Yd * pull) - exchange @ d,
         covariance=A @ (m + Y * pull) @ A.T + _even(jnp.outer(A @ Yd, A @ Zd) - exchange @ A.T),
