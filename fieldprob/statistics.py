@@ -36,6 +36,8 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
+    (r"kernel_shift_\d+", ("point", "point_"), "posterior mean of kernel_l less its prior mean"),
+    (r"alignment_gain_\d+", (), "posterior mean of alignment_l less its prior mean"),
     ("discrepancy", ("train_point", "output"), "y - f at the training inputs"),
     ("discrepancy_conditional_variance", ("train_point",), "variance of f given the hidden weights"),
     ("discrepancy_test", ("test_point", "output"), "y - f at the test inputs"),
