@@ -115,7 +115,7 @@ class Importance:
                 where `task` is None. Its statistics are its deterministic sites.
             task: the data.
             key: a JAX key. Draw i has the key fold_in(key, i), whatever the batch.
-            draws: their number. Time grows with it (each draw is made twice), memory does not.
+            draws: their number. Time grows with it (each draw is made twice, unless all is kept), memory does not.
             batch: draws made at once, which bounds the memory.
             face, kernel_points, model: as for `fieldprob.sample`.
             keep: statistics whose value in every draw is kept, for `shift_draws`.
@@ -183,8 +183,13 @@ class Importance:
         batches = [np.arange(start, min(start + batch, draws)) for start in range(0, draws, batch)]
 
         log_weights, largest, sums = np.empty(draws), -np.inf, {}
+        kept: dict[str, np.ndarray] = {}
         for index in batches:
             log_weight, values = _drawn(many, index, batch)
+            if unknown := set(keep) - values.keys():
+                raise ValueError(f"keep holds {sorted(unknown)}: the statistics are {', '.join(values)}.")
+            for name in keep:
+                kept.setdefault(name, np.empty((draws, *values[name].shape[1:])))[index] = values[name]
             log_weights[index] = log_weight
             top = max(largest, np.max(log_weight))
             scale = top if np.isfinite(top) else 0.0  # no draw has a weight yet
@@ -199,18 +204,17 @@ class Importance:
         u = weighted.normalised(log_weights)
         norm = np.exp(log_weights - largest).sum()
         means = {name: (plain / draws, tilted / norm) for name, (plain, tilted) in sums.items()}
-        kept = np.random.default_rng(_seed(key)).random(draws) < np.exp(log_weights - largest)
-        kept &= np.cumsum(kept) <= _PARTICLES
+        accepted = np.random.default_rng(_seed(key)).random(draws) < np.exp(log_weights - largest)
+        accepted &= np.cumsum(accepted) <= _PARTICLES
 
-        if unknown := set(keep) - means.keys():
-            raise ValueError(f"keep holds {sorted(unknown)}: the statistics are {', '.join(means)}.")
-        second, particles, whole = {}, {name: [] for name in means}, {name: [] for name in keep}
+        second, particles = {}, {name: [] for name in means}
         for index in batches:
-            _, values = _drawn(many, index, batch)
+            if kept.keys() == means.keys():
+                values = {name: x[index] for name, x in kept.items()}
+            else:
+                _, values = _drawn(many, index, batch)
             for name, x in values.items():
-                particles[name].append(x[kept[index]])
-                if name in whole:
-                    whole[name].append(x)
+                particles[name].append(x[accepted[index]])
                 inner = values.get(f"{name}_conditional_variance", np.zeros(1))
                 inner = inner.reshape(*inner.shape, *[1] * (x.ndim - inner.ndim))
                 products = _products(u[index], 1 / draws, x, inner, *means[name])
@@ -223,7 +227,7 @@ class Importance:
             posterior=posterior,
             shift=shift,
             particles={name: np.concatenate(parts) for name, parts in particles.items()},
-            kept={name: np.concatenate(parts) for name, parts in whole.items()},
+            kept=kept,
         )
 
     def to_datatree(self) -> xr.DataTree:
