@@ -36,7 +36,7 @@ def kernel_superposition(net, task, *, prior, entries, **options):
     """The model: y ~ N(f(X), noise) of a network on any face, `options` those of `fp.regression`; and what its kernels
     have become.
 
-    Beside the statistics of `fp.regression`: `kernel_shift_l`, the coefficient of y y^T in kernel_l less its prior mean
+    Beside the statistics of `fp.regression`: `kernel_gain_l`, the coefficient of y y^T in kernel_l less its prior mean
     `prior["mean"]`, and `kernel_law` (entry, bin), the density of `entries` of kernel_L in prior standard deviations.
     """
     with numpyro.handlers.trace() as sites:
@@ -47,10 +47,10 @@ def kernel_superposition(net, task, *, prior, entries, **options):
 
 
 def kernel_statistics(kernels, task, prior, entries):
-    """`kernel_shift_l` and `kernel_law` of the kernels [kernel_1, ..., kernel_L] over training, then test points."""
+    """`kernel_gain_l` and `kernel_law` of the kernels [kernel_1, ..., kernel_L] over training, then test points."""
     P = task.points
     found = {
-        f"kernel_shift_{layer}": fp.statistics.kernel_shift(K[:P, :P], mean[:P, :P], task.y)
+        f"kernel_gain_{layer}": fp.statistics.kernel_gain(K[:P, :P], mean[:P, :P], task.y)
         for layer, (K, mean) in enumerate(zip(kernels, prior["mean"], strict=True), start=1)
     }
     x = (kernels[-1] - prior["mean"][-1])[*entries.T] / prior["scale"][*entries.T]
@@ -102,7 +102,7 @@ def of_kernels(theory, net, task, *, prior, entries, base=None):
     prediction = theory(net, task)
     P, entry = task.points, tuple(entries.T)
     mean = {
-        f"kernel_shift_{layer}": fp.statistics.kernel_shift(
+        f"kernel_gain_{layer}": fp.statistics.kernel_gain(
             jnp.asarray(prediction.mean[f"kernel_{layer}"])[:P, :P],
             jnp.asarray(prior["mean"][layer - 1] if base is None else base[layer])[:P, :P],
             task.y,
@@ -192,7 +192,7 @@ def draw_layers(result, depth):
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     layers = np.arange(1, depth + 1)
     posterior = result.samples["posterior"]
-    labels = {"kernel_shift": "coefficient of y yᵀ gained", "alignment": "alignment with the targets"}
+    labels = {"kernel_gain": "coefficient of y yᵀ gained", "alignment": "alignment with the targets"}
     for ax, (name, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         ax.spines[["top", "right"]].set_visible(False)
         ax.set(xlabel="layer", ylabel=label, xticks=layers, xlim=(0.7, depth + 0.3))

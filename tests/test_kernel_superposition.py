@@ -18,7 +18,7 @@ def test_the_small_case_agrees_with_the_reweighted_prior_and_not_with_the_limit(
     verdicts = fp.compare(result.samples, result.predictions, false_alarm=1e-6).verdicts
     assert verdicts == {"limit": "differs", "importance": "agrees"}
     found = set(result.comparison.to_dataframe()["statistic"])
-    assert found >= {"kernel_2", "kernel_shift_1", "kernel_shift_2", "kernel_law", "alignment_2", "f", "f_test"}
+    assert found >= {"kernel_2", "kernel_gain_1", "kernel_gain_2", "kernel_law", "alignment_2", "f", "f_test"}
     for name, draw in study.figures.items():
         draw(result).savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 0
@@ -37,7 +37,7 @@ def test_the_statistics_of_given_kernels():
     prior = {"mean": mean, "scale": np.full((3, 3), 0.5)}
     kernels = [jnp.eye(3), jnp.asarray(2 * np.eye(3) + 0.3 * np.outer(y, y))]
     found = MODEL.kernel_statistics(kernels, task, prior, entries)
-    assert np.isclose(found["kernel_shift_1"], 0.0) and np.isclose(found["kernel_shift_2"], 0.3)
+    assert np.isclose(found["kernel_gain_1"], 0.0) and np.isclose(found["kernel_gain_2"], 0.3)
     width = MODEL.EDGES[1] - MODEL.EDGES[0]
     np.testing.assert_allclose(found["kernel_law"].sum(1) * width, 1.0)
     for row, deviation in zip(found["kernel_law"], (0.6, 0.48, -0.6), strict=True):
@@ -63,7 +63,7 @@ def test_digits_are_compared_with_the_first_order():
     table = result.comparison.to_dataframe()
     law = table[(table["statistic"] == "kernel_law") & (table["theory"] == "perturbative")]
     assert len(law) == 3 * (len(MODEL.EDGES) - 1)
-    shift = table[table["statistic"] == "kernel_shift_2"].set_index("theory")["relative_error"]
+    shift = table[table["statistic"] == "kernel_gain_2"].set_index("theory")["relative_error"]
     assert shift["perturbative"] < 0.5 * shift["limit"]
 
 

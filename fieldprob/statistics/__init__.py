@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from fieldprob.statistics.forces import (
     conjugate_kernel,
-    kernel_shift,
+    kernel_gain,
     normalised_discrepancy,
     residual_conjugate_kernel,
     ward_identity,
@@ -22,7 +22,7 @@ from fieldprob.statistics.forces import (
 
 __all__ = [
     "alignment_orthogonal", "alignment_parallel", "centred_kernel_alignment", "conjugate_kernel", "dims",
-    "hermite_coefficient", "is_invariant", "kernel_shift", "names", "normalised_discrepancy", "readout_norm",
+    "hermite_coefficient", "is_invariant", "kernel_gain", "names", "normalised_discrepancy", "readout_norm",
     "residual_conjugate_kernel", "ward_identity", "weight_covariance",
 ]  # fmt: skip
 
@@ -50,8 +50,14 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
-    (r"conjugate_kernel_\d+", ("point", "point_"), "force of the data on kernel_l: derivative of the log likelihood"),
-    (r"kernel_shift_\d+", (), "coefficient of y y^T in kernel_l less its prior mean, on the training inputs"),
+    (
+        r"conjugate_kernel_\d+",
+        ("train_point", "train_point_"),
+        "force of the data on kernel_l: derivative of the log likelihood",
+    ),
+    (r"kernel_gain_\d+", (), "coefficient of y y^T in kernel_l less its prior mean, on the training inputs"),
+    (r"kernel_shift_\d+", ("point", "point_"), "posterior mean of kernel_l less its prior mean"),
+    (r"alignment_gain_\d+", (), "posterior mean of alignment_l less its prior mean"),
     ("discrepancy", ("train_point", "output"), "y - f at the training inputs"),
     ("discrepancy_conditional_variance", ("train_point",), "variance of f given the hidden weights"),
     ("discrepancy_test", ("test_point", "output"), "y - f at the test inputs"),

@@ -101,7 +101,7 @@ def ward_identity(site, part, f, y, noise) -> Any:
     return shape[-2] * shape[-1] - (site * site).sum(axis=(-2, -1)) + pull
 
 
-def kernel_shift(
+def kernel_gain(
     K: Float[Any, "*batch points points"], reference: Float[Any, "points points"], Y: Float[Any, "points outputs"]
 ) -> Float[Any, "*batch"]:
     """Coefficient of Y Y^T in K - reference: tr(Y^T (K - reference) Y) / |Y Y^T|^2, the least-squares projection.
@@ -113,7 +113,7 @@ def kernel_shift(
 
     >>> import numpy as np
     >>> Y = np.array([[1.0], [-1.0]])
-    >>> float(kernel_shift(np.eye(2) + 0.25 * Y @ Y.T, np.eye(2), Y))
+    >>> float(kernel_gain(np.eye(2) + 0.25 * Y @ Y.T, np.eye(2), Y))
     0.25
     """
     points = np.shape(Y)[0]

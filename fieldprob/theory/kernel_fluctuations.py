@@ -39,6 +39,14 @@ def layers_of(problem: Setting) -> list[Layer]:
     return [Layer(*parts) for parts in zip(problem.activations, weights, biases, problem.widths, strict=True)]
 
 
+def layers_of_network(net) -> list[Layer]:
+    """Those of an `Mlp`, the bias of its readout included; numbers as arrays: one compilation for all their values."""
+    readout, bias = net.readout_variance / net.chi, net.bias_variance[-1] / net.chi
+    weights, biases = (*net.weight_variance[1:], readout), (*net.bias_variance[1:-1], bias)
+    numbers = [[jnp.asarray(value, float) for value in values] for values in (weights, biases, net.widths)]
+    return [Layer(*parts) for parts in zip(net.activations, *numbers, strict=True)]
+
+
 def over_pairs(layer: Layer, unit_covariance, observe):
     """The sum of `observe(Y, Z)` over Y = the unit perturbation of each pair of points, Z = its covariance."""
     points = unit_covariance.shape[0]
