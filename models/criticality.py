@@ -20,6 +20,7 @@ import numpy as np
 
 import fieldprob as fp
 from fieldprob import statistics
+from fieldprob.activations import get
 
 presets = {
     "critical": {},
@@ -45,7 +46,7 @@ def network(width, depth, weight_variance, bias_variance, activation, inputs):
 def prior_draw(net, task, key):
     """One network from the prior, as its kernels: the neurons of a layer are independent given the kernel before.
 
-    Returns the log likelihood, which is the weight of the draw in the posterior, and alignments and kernels.
+    Returns the log likelihood, which is the weight of the draw in the posterior, the alignments, and the last kernel.
     """
     K = net.weight_variance[0] * task.X @ task.X.T / task.inputs + net.bias_variance[0]
     variances, found = (*net.weight_variance[1:], net.readout_variance), {}
@@ -54,7 +55,8 @@ def prior_draw(net, task, key):
         root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))
         features = phi.phi(root @ jax.random.normal(jax.random.fold_in(key, layer), (task.points, width)))
         K = variance / width * features @ features.T + net.bias_variance[layer]
-        found |= {f"kernel_{layer}": K, f"alignment_{layer}": statistics.centred_kernel_alignment(K, task.y)}
+        found[f"alignment_{layer}"] = statistics.centred_kernel_alignment(K, task.y)
+    found[f"kernel_{net.depth}"] = K
     covariance = K + net.effective_noise(task) * jnp.eye(task.points)
     return jax.scipy.stats.multivariate_normal.logpdf(task.y[:, 0], jnp.zeros(task.points), covariance), found
 
@@ -64,7 +66,7 @@ def paired_importance(net, task, *, draws, batch, seed, progress=False):
     import xarray as xr
 
     shifts = {f"alignment_{layer}": f"alignment_gain_{layer}" for layer in range(1, net.depth + 1)}
-    shifts |= {f"kernel_{layer}": f"kernel_shift_{layer}" for layer in range(1, net.depth + 1)}
+    shifts[f"kernel_{net.depth}"] = f"kernel_shift_{net.depth}"
     found = fp.infer.Importance.average(
         partial(prior_draw, net, task), key=jax.random.key(seed), draws=draws, batch=batch, keep=tuple(shifts)
     )
@@ -80,8 +82,8 @@ def paired_importance(net, task, *, draws, batch, seed, progress=False):
 def limit(net, task):
     """Of infinite width: kernels that do not fluctuate learn nothing."""
     mean = {f"alignment_gain_{layer}": 0.0 for layer in range(1, net.depth + 1)}
-    mean |= {f"kernel_shift_{layer}": np.zeros((task.points,) * 2) for layer in range(1, net.depth + 1)}
-    return fp.Prediction(theory="limit", order="exact as width → ∞", mean=mean)
+    shift = {f"kernel_shift_{net.depth}": np.zeros((task.points,) * 2)}
+    return fp.Prediction(theory="limit", order="exact as width → ∞", mean=mean | shift)
 
 
 def theories():
@@ -98,7 +100,7 @@ def edge_of_chaos(activation, bias_variance):
     return float(np.interp(bias_variance, b, w))
 
 
-def draw_gain(result, build, task, weight_variance, bias_variance):
+def draw_gain(result, build, task, weight_variance, critical):
     """Width times the gain of every layer against the variance of the weights: theory as lines, the run as points."""
     from matplotlib.figure import Figure
 
@@ -110,7 +112,6 @@ def draw_gain(result, build, task, weight_variance, bias_variance):
     with jax.enable_x64(True):
         found = [fp.theory.fluctuation_response(net, task).mean for net in nets]
     depth, width = nets[0].depth, nets[0].widths[0]
-    critical = edge_of_chaos(nets[0].activations[0], bias_variance)
     colours = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#0072B2")
     for layer in range(1, depth + 1):
         name, colour = f"alignment_gain_{layer}", colours[(layer - depth - 1) % len(colours)]
@@ -162,6 +163,7 @@ def study(
     """
     task = xor(per_cluster, inputs, spread, noise_variance, data_seed)
     build = partial(network, width, depth, bias_variance=bias_variance, activation=activation, inputs=inputs)
+    critical = edge_of_chaos(get(activation), bias_variance)
     return fp.Study(
         build(weight_variance=weight_variance),
         task,
@@ -169,9 +171,10 @@ def study(
         sampling={"draws": draws, "batch": batch},
         sampler=paired_importance,
         seed=seed,
+        marks={} if critical is None else {"weight_variance": {"edge of chaos": critical}},
         figures={
             "gain": lambda result: draw_gain(
-                result, lambda g: build(weight_variance=g), task, weight_variance, bias_variance
+                result, lambda g: build(weight_variance=g), task, weight_variance, critical
             )
         },
     )

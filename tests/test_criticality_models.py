@@ -1,9 +1,11 @@
 """The studies of criticality: what deep networks learn near the edge of chaos, and what their priors do before."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fieldprob as fp
+from fieldprob.plots_sweep import plot_sweep
 from tests.test_models import load
 
 GAINS = [f"alignment_gain_{layer}" for layer in range(1, 6)]
@@ -29,7 +31,7 @@ def result():
 
 
 def test_what_is_learned_at_the_edge_of_chaos_is_response_times_force(result):
-    """First order against 2000 networks of width 300, 180 numbers in which it is off by O(1/width); false-alarm rate
+    """First order against 2000 networks of width 300, 41 numbers in which it is off by O(1/width); false-alarm rate
     of the verdict 1e-5. The limit learns nothing."""
     verdicts = fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts
     assert verdicts == {"limit": "differs", "fluctuation-response": "agrees"}
@@ -89,6 +91,17 @@ def test_sampled_gain_against_the_variance():
     assert np.all(error < 0.1)
     middle = sampled[1:-1].max()
     assert middle > sampled[0] + 5 * error[0] and middle > sampled[-1] + 5 * error[-1]
+
+
+def test_the_edge_is_marked_where_the_variance_is_swept():
+    marks = load("criticality").study().marks["weight_variance"]
+    assert abs(marks["edge of chaos"] - 1.37584) < 1e-4
+    assert load("criticality").study(activation="relu").marks == {}
+    columns = ("statistic", "quantity", "theory", "value", "error", "weight_variance", "seed")
+    rows = [("alignment_gain_5", "value", theory, 0.1 * g, 0.0, g, 0) for g in (1.0, 2.0) for theory in ("", "limit")]
+    figure = plot_sweep(pd.DataFrame(rows, columns=columns), ["weight_variance"], marks=marks)
+    assert any(np.allclose(line.get_xdata(), marks["edge of chaos"]) for line in figure.axes[0].get_lines())
+    assert "edge of chaos" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ from fieldprob import statistics
 from fieldprob.activations.four_point import unit_covariance
 from fieldprob.networks.regression import check_values_only
 from fieldprob.prediction import Prediction
-from fieldprob.theory.kernel_fluctuations import along
+from fieldprob.theory.kernel_fluctuations import along, chosen_method
 from fieldprob.theory.precision import require_float64
-from fieldprob.theory.prior_fluctuations import check_layer, chosen_method, problem, require_small
+from fieldprob.theory.prior_fluctuations import check_layer, problem, require_small
 
 _REPLICAS = 16  # independent sets of draws, from which errors follow
 _BATCH = 1024  # neurons drawn at once
@@ -77,13 +77,14 @@ def kernel_response(
             f"force has shape {force.shape} for {len(X)} points: give a symmetric (points, points) matrix."
         )
     method = chosen_method(method, net.activations, len(X), neurons, key)
-    if method == "tensor" or key is None:
+    if method == "tensor":
         require_small("kernel_response", len(X))
         units = [unit_covariance(m.activation, K, nodes=nodes) for m, K in zip(layers[:layer], kernels, strict=False)]
         changes, forces = _sweep(layers, kernels, force, layer, units)
         return Response(changes, [jnp.zeros_like(K) for K in kernels], forces)
     draws = -(-neurons // (_REPLICAS * _BATCH))
-    parts, forces = _sampled(layers, kernels, force, layer, draws, jax.random.split(key, _REPLICAS))
+    keys = jax.random.split(key, _REPLICAS)  # pyright: ignore[reportArgumentType]
+    parts, forces = _sampled(layers, kernels, force, layer, draws, keys)
     means = [jnp.mean(part, axis=0) for part in parts]
     return Response(means, [jnp.std(part, axis=0, ddof=1) / _REPLICAS**0.5 for part in parts], forces)
 

@@ -26,12 +26,19 @@ from jax import Array
 from jax.core import Tracer
 
 from fieldprob import statistics
-from fieldprob.activations.four_point import CLOSED, unit_covariance
+from fieldprob.activations.four_point import unit_covariance
 from fieldprob.prediction import Prediction
-from fieldprob.theory.kernel_fluctuations import Fluctuation, along, layers_of, over_neurons, over_pairs, through
+from fieldprob.theory.kernel_fluctuations import (
+    Fluctuation,
+    along,
+    chosen_method,
+    layers_of,
+    over_neurons,
+    over_pairs,
+    through,
+)
 from fieldprob.theory.setting import Setting, predict, setting
 
-_TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
 _LARGE = 0.3  # change of the kernel, relative to its size, above which a first order is not to be trusted
 
 
@@ -141,15 +148,7 @@ def expansion(
     (nor to the evidence, which then is that of the kernels given).
     Other arguments and errors are those of `perturbative`.
     """
-    if method not in ("auto", "tensor", "neurons"):
-        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
-    if method == "auto":
-        closed = all(isinstance(phi, CLOSED) for phi in problem.activations)
-        method = "tensor" if closed and len(problem.X) <= _TENSOR_POINTS else "neurons"
-    if method == "neurons" and (key is None or neurons < 2):
-        raise ValueError(
-            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
-        )
+    method = chosen_method(method, problem.activations, len(problem.X), neurons, key)
     numbers = jax.tree.map(  # one compilation for all widths and variances
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
         problem._replace(widths=tuple(float(n) for n in problem.widths)),

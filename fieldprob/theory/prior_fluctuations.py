@@ -18,13 +18,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from fieldprob.activations.four_point import CLOSED, unit_covariance
+from fieldprob.activations.four_point import unit_covariance
 from fieldprob.networks import Mlp
 from fieldprob.prediction import Prediction
-from fieldprob.theory.kernel_fluctuations import along, layers_of_network, over_neurons, through
+from fieldprob.theory.kernel_fluctuations import along, chosen_method, layers_of_network, over_neurons, through
 from fieldprob.theory.precision import require_float64
 
-TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
 LARGEST_TENSOR = 60  # the most points for which it is made at all
 
 
@@ -147,20 +146,6 @@ def check_layer(net, layer: int) -> int:
     if layer not in range(net.depth + 1):
         raise ValueError(f"there is no kernel_{layer}: a network of depth {net.depth} has 0 to {net.depth}.")
     return layer
-
-
-def chosen_method(method: str, activations, points: int, neurons: int, key) -> str:
-    """ "tensor" or "neurons"; raises a ValueError for anything else, and for draws that cannot be made."""
-    if method not in ("auto", "tensor", "neurons"):
-        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
-    if method == "auto":
-        closed = all(isinstance(phi, CLOSED) for phi in activations)
-        method = "tensor" if closed and points <= TENSOR_POINTS else "neurons"
-    if method == "neurons" and (key is None or neurons < 2):
-        raise ValueError(
-            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
-        )
-    return method
 
 
 def require_small(theory: str, points: int) -> None:
