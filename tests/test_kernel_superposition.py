@@ -10,7 +10,8 @@ from tests.test_models import load
 MODEL = load("kernel_superposition")
 
 
-@pytest.mark.parametrize("face", ["kernels", pytest.param("weights", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("face", ["kernels", "weights"])
 def test_the_small_case_agrees_with_the_reweighted_prior_and_not_with_the_limit(face, tmp_path):
     """The verdict's own false-alarm rate is set to 1e-6."""
     study = MODEL.study(face=face, draws=1500 if face == "kernels" else 4000)
