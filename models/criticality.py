@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import numpyro
 
 import fieldprob as fp
 from fieldprob import statistics
@@ -43,22 +43,13 @@ def network(width, depth, weight_variance, bias_variance, activation, inputs):
     return fp.Mlp(width, depth, activation, variances, (0.0, *[bias_variance] * depth), weight_variance)
 
 
-def prior_draw(net, task, key):
-    """One network from the prior, as its kernels: the neurons of a layer are independent given the kernel before.
-
-    Returns the log likelihood, which is the weight of the draw in the posterior, the alignments, and the last kernel.
-    """
-    K = net.weight_variance[0] * task.X @ task.X.T / task.inputs + net.bias_variance[0]
-    variances, found = (*net.weight_variance[1:], net.readout_variance), {}
-    for layer, (phi, width, variance) in enumerate(zip(net.activations, net.widths, variances, strict=True), start=1):
-        eigenvalues, vectors = jnp.linalg.eigh(K)
-        root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))
-        features = phi.phi(root @ jax.random.normal(jax.random.fold_in(key, layer), (task.points, width)))
-        K = variance / width * features @ features.T + net.bias_variance[layer]
-        found[f"alignment_{layer}"] = statistics.centred_kernel_alignment(K, task.y)
-    found[f"kernel_{net.depth}"] = K
-    covariance = K + net.effective_noise(task) * jnp.eye(task.points)
-    return jax.scipy.stats.multivariate_normal.logpdf(task.y[:, 0], jnp.zeros(task.points), covariance), found
+def model(net, task, **_):
+    """One network from the prior, as its layer kernels, and the targets given the last: alignments, and that kernel."""
+    kernels = net.sample_kernels(task.X)
+    for layer, K in enumerate(kernels[1:], start=1):
+        numpyro.deterministic(f"alignment_{layer}", statistics.centred_kernel_alignment(K.matrix, task.y))
+    numpyro.deterministic(f"kernel_{net.depth}", kernels[-1].matrix)
+    numpyro.sample("y", fp.gp.Marginal(kernels[-1], net.effective_noise(task), task.outputs), obs=task.y)
 
 
 def paired_importance(net, task, *, draws, batch, seed, progress=False):
@@ -67,8 +58,8 @@ def paired_importance(net, task, *, draws, batch, seed, progress=False):
 
     shifts = {f"alignment_{layer}": f"alignment_gain_{layer}" for layer in range(1, net.depth + 1)}
     shifts[f"kernel_{net.depth}"] = f"kernel_shift_{net.depth}"
-    found = fp.infer.Importance.average(
-        partial(prior_draw, net, task), key=jax.random.key(seed), draws=draws, batch=batch, keep=tuple(shifts)
+    found = fp.infer.Importance.sample(
+        net, task, key=jax.random.key(seed), draws=draws, batch=batch, model=model, keep=tuple(shifts)
     )
     variables: dict[str, Any] = {}
     for name, shift in shifts.items():

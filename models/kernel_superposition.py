@@ -29,7 +29,11 @@ presets = {
 }  # fmt: skip
 
 EDGES = np.linspace(-2, 2, 17)  # of the histograms, in prior standard deviations; further out draws are few
-COLOURS = {"importance": "#009E73", "limit": "#0072B2", "perturbative": "#D55E00"}
+LARGEST_EXACT = 8  # points up to which tilts are exact
+COLOURS = {
+    "importance": "#009E73", "limit": "#0072B2", "perturbative": "#D55E00", "forward_backward": "#CC79A7",
+    "forward_backward (exact)": "#CC79A7",
+}  # fmt: skip
 
 
 def kernel_superposition(net, task, *, prior, entries, **options):
@@ -146,15 +150,13 @@ def theories(net, task, *, reference, key, prior, entries):
     """What is held against the samples; another theory of kernels is one more entry, through `of_kernels`."""
     common = {"prior": prior, "entries": entries}
     base = net.limit_kernels(task.X)
-    return [
+    saddle = partial(fp.theory.forward_backward, tilt="exact" if task.points <= LARGEST_EXACT else "leading")
+    found = [
         partial(of_kernels, fp.theory.limit, base=base, **common),
-        *(
-            [partial(of_kernels, partial(fp.theory.perturbative, key=key), **common)]
-            if not net.bias_variance[-1]  # it is for networks without a readout bias
-            else []
-        ),
-        *([partial(importance, draws=reference, key=key, **common)] if reference else []),
+        partial(of_kernels, partial(fp.theory.perturbative, key=key), **common),
+        partial(of_kernels, partial(saddle, key=key), **common),
     ]
+    return [*found, partial(importance, draws=reference, key=key, **common)] if reference else found
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -171,7 +173,10 @@ def draw_law(result, entries):
     predicted = [p for p in result.predictions if "kernel_law" in p.mean]
     for index, (ax, (a, b)) in enumerate(zip(axes, entries, strict=True)):
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set(xlabel="prior standard deviations", title=f"points {a} and {b}" if a != b else f"point {a}")
+        ax.set(
+            xlabel="kernel_L − prior mean\nin prior standard deviations",
+            title=f"points {a} and {b}" if a != b else f"point {a}",
+        )
         ax.stairs(sampled[index], EDGES, fill=True, color="0.82", label="sampled posterior")
         prior = np.exp(-(centres**2) / 2) / np.sqrt(2 * np.pi)
         ax.plot(centres, prior, color="0.4", linestyle=":", label="Gaussian with the prior's moments")
@@ -180,7 +185,7 @@ def draw_law(result, entries):
                 prediction.mean["kernel_law"][index], EDGES, color=COLOURS.get(prediction.theory), linewidth=1.4,
                 label=prediction.theory,
             )  # fmt: skip
-    axes[0].set_ylabel("density of an entry of kernel_L")
+    axes[0].set_ylabel("density of the entry")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
@@ -246,7 +251,7 @@ def study(
         weight_variance: variance per fan-in of the layers in between.
         readout_variance: variance per fan-in of the readout.
         bias_variance: of the biases of the layers in between; the first has none.
-        readout_bias: variance of the readout's bias; the first order in 1/width is left out where it is not zero.
+        readout_bias: variance of the readout's bias.
         scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
         face: what is sampled: kernels, weights without the readout (collapsed), all weights, or the limit's outputs.

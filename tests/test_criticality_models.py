@@ -34,7 +34,7 @@ def test_what_is_learned_at_the_edge_of_chaos_is_response_times_force(result):
     """First order against 2000 networks of width 300, 41 numbers in which it is off by O(1/width); false-alarm rate
     of the verdict 1e-5. The limit learns nothing."""
     verdicts = fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts
-    assert verdicts == {"limit": "differs", "fluctuation-response": "agrees"}
+    assert verdicts == {"limit": "differs", "linear response": "agrees"}
     means = [float(result.samples["posterior"][name].mean()) for name in GAINS]
     assert np.all(np.diff(means) > 0)  # deeper kernels learn more
 

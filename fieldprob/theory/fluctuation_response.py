@@ -123,9 +123,8 @@ def fluctuation_response(
     P, y = task.points, task.y
     X = task.X if not task.test_points else jnp.concatenate([task.X, task.X_test])
     kernels = net.limit_kernels(X)
-    force = (
-        jnp.zeros_like(kernels[0]).at[:P, :P].set(data_force(kernels[-1][:P, :P], y[:, 0], net.effective_noise(task)))
-    )
+    pull = statistics.conjugate_kernel(kernels[-1][:P, :P], y, jnp.asarray(net.effective_noise(task)))
+    force = jnp.zeros_like(kernels[0]).at[:P, :P].set((pull + pull.T) / 2)
     found = kernel_response(net, X, force, method=method, neurons=neurons, key=key, nodes=nodes)
 
     def gain(K, V):
@@ -137,27 +136,12 @@ def fluctuation_response(
             mean |= {f"kernel_shift_{layer}": V, f"alignment_gain_{layer}": gain(K, V)}
             error |= {f"kernel_shift_{layer}": S}
     return Prediction(
-        theory="fluctuation-response",
+        theory="linear response",
         order="first order in 1/N",
         source="theory 03, (16), (27)-(31), (46)",
         mean=mean,
         error=error,
     )
-
-
-def data_force(K: Float[Array, "points points"], y: Float[Array, " points"], noise) -> Float[Array, "points points"]:
-    """(z z^T - R) / 2 with R = (K + noise)^-1, z = R y: the gradient of the log evidence in K (theory 03, (16)).
-
-    >>> import jax.numpy as jnp
-    >>> round(float(data_force(jnp.eye(1), jnp.array([2.0]), 1.0)[0, 0]), 12)  # (1 - 1/2) / 2
-    0.25
-    """
-    noise = jnp.asarray(noise)
-    covariance = noise if noise.ndim == 2 else jnp.diag(jnp.broadcast_to(noise, y.shape))
-    factor = jnp.linalg.cholesky(K + covariance)
-    R = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(y)))
-    z = R @ y
-    return (jnp.outer(z, z) - (R + R.T) / 2) / 2
 
 
 # --- one sweep back and one forward -----------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def perturbative(
     `theory.rescaling` or `theory.adaptation` there.
 
     Args:
-        net: an `Mlp` with one output and no readout bias; hidden biases enter through the kernels.
+        net: an `Mlp` with one output; biases enter through the kernels.
         task: a `Task` of values at points.
         method: "tensor" for the exact four-point functions of all quadruples of points (points^4 numbers, training and
             test points together), "neurons" for averages over draws of one neuron (points^2 numbers), "auto" for the
@@ -79,7 +79,7 @@ def perturbative(
     >>> bool(abs((at[0] - limit) - 2 * (at[1] - limit)).max() < 1e-12)
     True
     """
-    problem = setting("perturbative", net, task)
+    problem = setting("perturbative", net, task, readout_bias=True)
     limit, shift, square = expansion(
         problem, net.limit_kernels(problem.X), method=method, neurons=neurons, key=key, nodes=nodes
     )
