@@ -226,7 +226,8 @@ def linear_net(widths, bias=0.0):
 
 @pytest.mark.slow
 def test_linear_networks_conserve_a_matrix():
-    """(24): T_l C_l is the same in all layers, and the kernels a product; a hidden bias breaks it (identity 14)."""
+    """(24): T_l C_l is the same in all layers, and the kernels a product; the bias of a kernel breaks
+    it between the layers before and after (identity 14)."""
     kernels, forces = saddle(linear_net((40, 30, 50)), LINEAR)
     M = [S @ K for S, K in zip(forces, kernels[1:], strict=True)]
     scale = size(M[0])
