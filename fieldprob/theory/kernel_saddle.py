@@ -187,7 +187,9 @@ def _unfold(factors, data: Data):
 
 def _minimum(data: Data):
     """Kernels, forces and covariances of the Gaussian measures of all layers, by (22)."""
-    factors, converged = minimise_large(energy, identity_factors(len(data.layers), len(data.y)), data)
+    scale = jax.lax.stop_gradient(jnp.max(jnp.stack([jnp.asarray(layer.width) for layer in data.layers])))
+    start = identity_factors(len(data.layers), len(data.y))
+    factors, converged = minimise_large(lambda x, args: energy(x, args[0]) / args[1], start, (data, scale))
     kernels, covariances, _ = _unfold(factors, data)
     T, forces = data_force(kernels[-1], data.y, data.noise)[0], []
     for layer, C, S in zip(reversed(data.layers), reversed(kernels[:-1]), reversed(covariances), strict=True):
