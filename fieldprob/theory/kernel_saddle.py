@@ -39,7 +39,7 @@ class Saddle(NamedTuple):
     overlap: Float[Array, ""]
 
 
-class _Data(NamedTuple):
+class Data(NamedTuple):
     """What the equations hold: layers, kernel_0, targets and noise of the training points, nodes."""
 
     layers: list[Layer]
@@ -61,7 +61,7 @@ def find_saddle(problem: Setting, nodes: Nodes | None, tilt: str) -> Saddle:
     P = problem.points
     K_0 = problem.kernel_0
     at_data = None if nodes is None else Nodes(nodes.z[:, :P], nodes.weights)
-    data = _Data(layers_of(problem), K_0[:P, :P], problem.y, problem.noise_covariance, at_data)
+    data = Data(layers_of(problem), K_0[:P, :P], problem.y, problem.noise_covariance, at_data)
     closed = tilt == "gaussian" or (tilt == "exact" and all(isinstance(a, Linear) for a in problem.activations))
     if closed:
         kernels, forces, covariances, converged = _minimum(data)
@@ -110,7 +110,7 @@ def _tilted(tilt: str, layer: Layer, C, T, nodes: Nodes | None, first: int) -> T
 # --- iteration --------------------------------------------------------------------------------------------------------
 
 
-def _iterate(data: _Data, tilt: str):
+def _iterate(data: Data, tilt: str):
     """Kernels 1..L (after kernel_0) and forces at the training points by 03, 4.1."""
     P = len(data.y)
     limit = [data.K_0]
@@ -124,7 +124,7 @@ def _iterate(data: _Data, tilt: str):
     def improved(u, args):
         data, wider = args
         layers = [layer._replace(width=layer.width * wider) for layer in data.layers]
-        tilted = _backward(data._replace(layers=layers), unpack(u, data), tilt)
+        tilted = backward(data._replace(layers=layers), unpack(u, data), tilt)
         return (jnp.stack([t.kernel for t in tilted]) / scales[:, None, None]).ravel()
 
     def stage(u, wider):
@@ -135,12 +135,12 @@ def _iterate(data: _Data, tilt: str):
     u, _ = jax.lax.scan(stage, start, jnp.asarray(_WIDER))
     u, converged, _ = fixed_point(improved, u, (data, jnp.ones(())), rtol=_FINE)
     kernels = unpack(u, data)
-    tilted = _backward(data, kernels, tilt)
+    tilted = backward(data, kernels, tilt)
     forces = [t.force for t in tilted[1:]] + [data_force(kernels[-1], data.y, data.noise)[0]]
     return kernels, forces, converged
 
 
-def _backward(data: _Data, kernels, tilt: str) -> list[Tilted]:
+def backward(data: Data, kernels, tilt: str) -> list[Tilted]:
     """All layers under the forces that the kernels imply, from the last to the first."""
     T = data_force(kernels[-1], data.y, data.noise)[0]
     found = []
@@ -153,33 +153,44 @@ def _backward(data: _Data, kernels, tilt: str) -> list[Tilted]:
 # --- minimum ----------------------------------------------------------------------------------------------------------
 
 
-def _minimum(data: _Data):
-    """Kernels, forces and covariances of the Gaussian measures of all layers, by (22).
+def identity_factors(layers: int, points: int) -> Float[Array, " n"]:
+    """Where the minimisation starts: every layer has its prior's covariance."""
+    return jnp.zeros(layers * points * (points + 1) // 2)
 
-    The unknowns are factors of the covariances, whitened by the kernel before.
+
+def energy(factors: Float[Array, " n"], data: Data) -> Float[Array, ""]:
+    """What (22) minimises: N KL of the layers' Gaussian measures from their priors, minus the log density of the data.
+
+    Args:
+        factors: of the covariances of all layers, whitened by the kernel before: rows of lower triangles, with
+            logarithms on the diagonal.
+        data: of the training points.
     """
+    kernels, _, divergence = _unfold(factors, data)
+    return divergence - data_force(kernels[-1], data.y, data.noise)[1]
+
+
+def _unfold(factors, data: Data):
+    """Kernels of layers 0..L, covariances of the measures, and the sum of their divergences times the widths."""
     P = len(data.y)
-    rows, columns = np.tril_indices(P)
+    kernels, covariances, divergence = [data.K_0], [], jnp.zeros(())
+    for layer, entries in zip(data.layers, factors.reshape(len(data.layers), -1), strict=True):
+        L = jnp.zeros((P, P)).at[np.tril_indices(P)].set(entries)
+        logs = jnp.diagonal(L)
+        L = L + jnp.diag(jnp.exp(logs) - logs)
+        divergence += layer.width * ((jnp.sum(L**2) - P) / 2 - jnp.sum(logs))
+        factor = positive_root(kernels[-1]) @ L
+        covariances.append(factor @ factor.T)
+        kernels.append(layer(covariances[-1]))
+    return kernels, covariances, divergence
 
-    def unfold(parameters, data):
-        kernels, covariances, divergence = [data.K_0], [], 0.0
-        for layer, entries in zip(data.layers, parameters.reshape(len(data.layers), -1), strict=True):
-            L = jnp.zeros((P, P)).at[rows, columns].set(entries)
-            logs = jnp.diagonal(L)
-            L = L + jnp.diag(jnp.exp(logs) - logs)
-            divergence += layer.width * ((jnp.sum(L**2) - P) / 2 - jnp.sum(logs))
-            factor = positive_root(kernels[-1]) @ L
-            covariances.append(factor @ factor.T)
-            kernels.append(layer(covariances[-1]))
-        return kernels, covariances, divergence
 
-    def energy(parameters, data):
-        kernels, _, divergence = unfold(parameters, data)
-        return divergence - data_force(kernels[-1], data.y, data.noise)[1]
-
-    start = jnp.zeros(len(data.layers) * len(rows))
-    parameters, converged = minimise_large(energy, start, data)
-    kernels, covariances, _ = unfold(parameters, data)
+def _minimum(data: Data):
+    """Kernels, forces and covariances of the Gaussian measures of all layers, by (22)."""
+    scale = jax.lax.stop_gradient(jnp.max(jnp.stack([jnp.asarray(layer.width) for layer in data.layers])))
+    start = identity_factors(len(data.layers), len(data.y))
+    factors, converged = minimise_large(lambda x, args: energy(x, args[0]) / args[1], start, (data, scale))
+    kernels, covariances, _ = _unfold(factors, data)
     T, forces = data_force(kernels[-1], data.y, data.noise)[0], []
     for layer, C, S in zip(reversed(data.layers), reversed(kernels[:-1]), reversed(covariances), strict=True):
         forces.append(T)
