@@ -46,6 +46,8 @@ def measure(points: int, neurons: int, inputs: int, *, seconds: float, rounds: i
             samplers[face] = default_kernel(face)(_model(face, net, task))
     for face, times in common.per_step(loops, rounds=rounds, seconds=0.02).items():
         row[f"{face}_gradient_us"] = round(1e6 * float(np.median(times)), 1)
+    if not seconds:
+        return row | {"load": common.load()}
     chains = {
         face: common.Chains(kernel, (), chains=4, warmup=300, seed=1, record=("kernel_2",))
         for face, kernel in samplers.items()
@@ -76,7 +78,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)), help="numbers of the cases to run")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of gradients")
-    parser.add_argument("--seconds", type=float, default=5.0, help="CPU time of a sampler")
+    parser.add_argument("--seconds", type=float, default=5.0, help="CPU time of a sampler; 0 for gradients alone")
     parser.add_argument("--out", default=common.HERE / "faces.csv", type=common.Path)
     options = parser.parse_args(arguments)
     common.pin()
@@ -84,9 +86,8 @@ def main(arguments=None):
     for index in options.cases:
         row = measure(*CASES[index], seconds=options.seconds, rounds=options.rounds)
         common.append(options.out, row)
-        costs = ("gradient_us", "ess_per_s")
-        times, rates = (" ".join(f"{row[f'{face}_{cost}']:9.4g}" for face in FACES) for cost in costs)
-        print(f"{row['P']:4d} {row['N']:4d} {row['d']:4d} | {times} | {rates}  load {row['load']}", flush=True)
+        numbers = [row.get(f"{face}_{cost}", float("nan")) for cost in ("gradient_us", "ess_per_s") for face in FACES]
+        print(f"{row['P']:4d} {row['N']:4d} {row['d']:4d} | " + " ".join(f"{x:9.4g}" for x in numbers), flush=True)
         jax.clear_caches()
 
 
