@@ -301,7 +301,18 @@ def test_bad_arguments_are_refused(options, message):
 def test_other_networks_and_tasks_are_refused():
     with pytest.raises(ValueError, match="outputs"):
         perturbative(fp.Mlp(10), fp.Task(TASK.X, np.ones((4, 2)), 0.3))
-    with pytest.raises(ValueError, match="no bias at the readout"):
-        perturbative(fp.Mlp(10, bias_variance=0.1), TASK)
     with pytest.raises(ValueError, match="give a key"):
         perturbative(fp.Mlp(10, activation="relu"), TASK)
+
+
+def test_a_readout_bias_shifts_the_kernel_of_the_outputs():
+    """It adds a constant to kernel_L and fluctuates no more: as a noise covariance of 0.3 everywhere, but as part of f."""
+    plain, biased = fp.Mlp(20), fp.Mlp(20, bias_variance=(0.0, 0.3))
+    noisy = TASK.replace(noise_variance=0.3 * np.eye(4) + 0.3)
+    found, other = perturbative(biased, TASK.replace(noise_variance=0.3)), perturbative(plain, noisy)
+    np.testing.assert_allclose(found.log_evidence, other.log_evidence, rtol=1e-10)
+    np.testing.assert_allclose(found.mean["kernel_1"], other.mean["kernel_1"] + 0.3, rtol=1e-10)
+    # noise^-1 (y - f) does not depend on which part is called noise
+    residual = [np.linalg.solve(noise, TASK.y - p.mean["f"]) for noise, p in
+                ((0.3 * np.eye(4), found), (0.3 * np.eye(4) + 0.3, other))]  # fmt: skip
+    np.testing.assert_allclose(residual[0], residual[1], rtol=1e-9)

@@ -78,7 +78,9 @@ def forward_backward(
     Returns:
         A `Prediction`: `kernel_0`..`kernel_L` over training then test points; `conjugate_kernel_1`..`_L` over the
         training points (zero at test points); with fluctuations `f`, `f_test` (mean, variance, covariance),
-        alignments, losses and the log evidence. `error` holds the standard errors of fluctuations over draws of
+        alignments, losses and the log evidence. These differ from `theory.perturbative` at order 1/N^2 in standard
+        scaling; in mean-field scaling variances are those of kernels that fluctuate as in the prior, which is not
+        their leading order there. `error` holds the standard errors of fluctuations over draws of
         neurons, not the (smaller) errors of quasi-random nodes. Differentiable in variances, noise and targets.
 
     Raises:
