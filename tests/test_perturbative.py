@@ -306,7 +306,7 @@ def test_other_networks_and_tasks_are_refused():
 
 
 def test_a_readout_bias_shifts_the_kernel_of_the_outputs():
-    """It adds a constant to kernel_L and fluctuates no more: as a noise covariance of 0.3 everywhere, but as part of f."""
+    """It adds a constant to kernel_L and no fluctuation: as a noise covariance of 0.3 everywhere, but as part of f."""
     plain, biased = fp.Mlp(20), fp.Mlp(20, bias_variance=(0.0, 0.3))
     noisy = TASK.replace(noise_variance=0.3 * np.eye(4) + 0.3)
     found, other = perturbative(biased, TASK.replace(noise_variance=0.3)), perturbative(plain, noisy)
