@@ -53,7 +53,7 @@ class FluctuatingCovariance(dist.Distribution):
     """
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     pytree_data_fields = ("mean_covariance", "factor")
     reparametrized_params: ClassVar = []
 
