@@ -47,7 +47,7 @@ def study(
         readout_variance: variance per fan-in of the readout; weight_variance unless given.
         scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
-        face: what is sampled: all weights, all but the readout (collapsed), or the layer kernels without weights (kernels).
+        face: what is sampled: all weights, all but the readout (collapsed), or the kernels of the layers (kernels).
         draws: draws of each chain.
         chains: number of chains.
         warmup: adaptation steps of each chain, discarded.
