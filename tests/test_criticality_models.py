@@ -126,6 +126,7 @@ def test_prior_fluctuations_in_three_phases():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_first_order_of_prior_fluctuations_is_approached_with_width():
     """Relative distance at the edge of chaos, layer 10: falls with the width; each within 5 standard errors (three
     numbers, false alarm 2e-6) of a deviation of 3 depth / width."""

@@ -69,6 +69,7 @@ def test_the_posterior_shift_is_fluctuation_times_force_to_first_order():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_markov_chain_samples_the_surrogate_under_the_likelihood():
     """NUTS against 1e5 weighted draws at N = 100: six numbers within 6 combined errors."""
     law = FluctuatingCovariance(C, linear(100))

@@ -175,6 +175,7 @@ def test_a_linear_layer_has_the_closed_form_of_23(grid):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_points_without_force_receive_none(exact_tilt, grid):
     """Identity 15: with the third point a test point, its row of the force before stays zero; and its kernel does not
     change that of the others."""
@@ -291,6 +292,7 @@ def test_linear_saddle_is_off_by_second_order_at_fixed_points():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("alpha", "printed"), [(0.25, 0.830), (0.5, 0.733), (1.0, 0.619), (2.0, 0.500)])
 def test_linear_saddle_is_wrong_at_points_of_order_width(alpha, printed):
     """E4 (b): the coefficient u of y y^T / N for typical y (3.4). The saddle does not approach one; the exact average
@@ -317,6 +319,7 @@ def test_linear_saddle_is_wrong_at_points_of_order_width(alpha, printed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deep_linear_coefficient_at_as_many_points_as_neurons():
     """3.4: L = 2, s = 1.5 P, N = 400: exact 1.637, saddle 1.023, saddle of the scalars 1.635."""
     P = N = 400
@@ -347,6 +350,7 @@ def test_gaussian_tilt_of_a_linear_layer_is_f13():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_gaussian_tilt_of_erf_solves_f10_and_is_the_closure_of_adaptation():
     """01 F10 in weight space; at chi = N -> infinity the Gaussian closure of `theory.adaptation`, which has no log
     determinant."""
@@ -372,7 +376,8 @@ def test_two_linear_layers_are_the_two_scalars_of_f15():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.2, 0.01, 1e-3])
+@pytest.mark.long
+@pytest.mark.parametrize("noise", [*(pytest.param(x, marks=pytest.mark.long) for x in (0.2, 0.01)), 1e-3])
 def test_the_minimum_solves_the_gaussian_equations(noise):
     """(21) against (22), at as many points as neurons and small noise, where the fixed-point iteration stalls."""
     rng = np.random.default_rng(0)
@@ -421,6 +426,7 @@ def test_sign_of_the_targets_and_order_of_the_points(tilt):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("tilt", ["leading", "exact"])
 def test_small_arguments_make_erf_linear(tilt):
     """Identity 9: inputs times epsilon, variances after erf times pi / 4; corrections of order epsilon^2."""
@@ -439,6 +445,7 @@ def test_small_arguments_make_erf_linear(tilt):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("tilt", ["leading", "exact"])
 def test_all_statistics_agree_with_first_order_to_second_order(tilt):
     """Kernels, outputs, variances and evidence of the saddle with its fluctuations against the strict expansion, two
@@ -485,6 +492,7 @@ def test_order_of_the_error_against_the_exact_posterior_of_two_points(tilt, orde
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mean_field_readout():
     """E5: adaptation of 46 % to 41 %, N times the relative error flat near 0.2 with the log determinant, and the
     Gaussian tilt 16 % off; the tree of `theory.adaptation` is the limit of large N."""
@@ -568,8 +576,7 @@ NORMS = {10: (1.474, 2.057), 30: (1.506, 2.128), 100: (1.514, 2.153)}
     ("N", "tilts", "nets"),
     [
         (10, ("exact", "leading"), 100_000),
-        *(pytest.param(N, tuple(PRINTED[N]), 1_000_000, marks=pytest.mark.slow) for N in (10, 30)),
-        pytest.param(100, tuple(PRINTED[100]), 1_000_000, marks=[pytest.mark.slow, pytest.mark.long]),
+        *(pytest.param(N, tuple(PRINTED[N]), 1_000_000, marks=[pytest.mark.slow, pytest.mark.long]) for N in PRINTED),
     ],
 )
 def test_table_of_e2(N, tilts, nets):
@@ -584,6 +591,7 @@ def test_table_of_e2(N, tilts, nets):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sampled_change_follows_first_order_while_it_is_small():
     """E10, second half, at N = 100: relative errors grow with the targets and stay below the change relative to the
     kernel; thresholds are an order above the errors of the draws."""
@@ -618,6 +626,7 @@ def test_predictions_are_differentiable(tilt):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_other_activations_and_many_points_go_through_nodes():
     """ReLU over quasi-random nodes agrees with the strict first order to second order in 1/N."""
     problem = fp.Task(X, Y, 0.5)

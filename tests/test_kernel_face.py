@@ -71,10 +71,13 @@ PRIORS = {
 }
 
 
-QUICK = ("erf",)
+QUICK, LATE = ("erf",), ("relu", "one point")
+SLOW, LONG = (pytest.mark.slow,), (pytest.mark.slow, pytest.mark.long)
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PRIORS])
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=(LONG if n in LATE else SLOW)) for n in PRIORS]
+)
 def test_the_kernels_of_all_layers_have_the_joint_law_of_a_network_with_weights(name, rng):
     """Means, and products of every two entries of the kernels of all layers, against 3e4 networks drawn in NumPy."""
     phi, widths, weight, readout, bias, scaling, points, inputs = PRIORS[name]
@@ -95,6 +98,7 @@ def test_the_kernels_of_all_layers_have_the_joint_law_of_a_network_with_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("width", [3, 4])
 def test_the_fourth_cumulant_of_outputs_is_the_covariance_of_the_kernel(width, rng):
     """03, (6): three layers, two points, outputs of 4e5 networks with weights against 2e5 kernels; 7 standard errors
@@ -167,7 +171,7 @@ POSTERIORS = [
 
 
 @pytest.mark.parametrize(
-    "case", [c if i < 1 else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(POSTERIORS)], ids=str
+    "case", [c if i < 1 else pytest.param(c, marks=SLOW if i < 3 else LONG) for i, c in enumerate(POSTERIORS)], ids=str
 )
 def test_the_posterior_is_that_of_networks_with_weights(case):
     """Outputs, their variances, the last kernel and the training loss, over training and two test points: weighted
@@ -199,6 +203,7 @@ def test_the_posterior_is_that_of_networks_with_weights(case):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", POSTERIORS[:6], ids=str)
 def test_every_statistic_has_the_posterior_of_the_collapsed_face(case, rng):
     """All kernels, alignments, outputs and losses: weighted draws of both faces."""

@@ -176,7 +176,9 @@ def test_deep_linear_network_has_an_error_of_second_order():
         assert -2.2 < slope(pair) < -1.8, (name, pair)
 
 
-@pytest.mark.parametrize("name", ["erf", pytest.param("square", marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["erf", "square"])
 def test_two_points_have_an_error_of_second_order(name):
     """Every statistic against the contour integral 02 (53); 02 quotes 1.1e-3, 2.7e-4, 6.7e-5 for erf."""
     widths = (64, 128) if name != "square" else (256, 512)

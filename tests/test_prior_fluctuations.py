@@ -102,6 +102,7 @@ def test_covariances_and_shifts_of_e6_at_larger_width():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_second_order_is_what_remains_of_e6():
     """N Var of the off-diagonal entry of kernel_3 at widths 12 and 48: what differs from the first order is there, by 5
     standard errors, and shrinks as 1/N, to half of it and 5 standard errors."""
@@ -117,6 +118,7 @@ def test_second_order_is_what_remains_of_e6():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rectified_units_by_draws_of_neurons():
     """ReLU has no closed four-point function: shifts and variances by one-neuron draws, 1 % of the largest."""
     net = fp.Mlp((30, 40), 2, "relu", 1.8, (0.0, 0.1, 0.2), 1.5)
@@ -398,12 +400,14 @@ def test_fluctuations_at_the_edge_of_chaos():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fluctuations_of_networks_with_every_weight_drawn():
     net = fp.Mlp(32, 10, "erf", (0.5, *[EDGE] * 9), 0.0, EDGE)
     check_phase("critical", 32, sampled_kernels(net, jnp.ones((1, 1)), erf, 10_000, 8)[:, :, 0, 0])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fluctuations_of_networks_in_three_phases():
     """03 E7: 10 layers, widths 32 to 512, one input; deep fluctuations of the critical networks are the largest."""
     for N in (32, 128, 512):
