@@ -96,7 +96,7 @@ def one_step(net, task, tilt: str):
     from fieldprob.theory.setting import setting
 
     problem = setting("benchmark", net, task)
-    nodes = _nodes("benchmark", problem, tilt, SAMPLES, jax.random.key(0))
+    nodes = _nodes("benchmark", problem, tilt, SAMPLES, jax.random.key(0), 1.0)
     data = kernel_saddle.Data(layers_of(problem), problem.kernel_0, problem.y, problem.noise_covariance, nodes)
     if tilt == "gaussian":
         start = kernel_saddle.identity_factors(len(data.layers), problem.points)

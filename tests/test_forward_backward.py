@@ -674,3 +674,49 @@ def test_float32_and_saturated_networks(monkeypatch):
         task = fp.Task(X, Y, 0.2)
         with pytest.raises(ValueError, match="needs float64"):
             forward_backward(deep(10), task)
+
+
+def test_one_point_solves_its_scalar_equations():
+    """(15), (16) and the Price form (18) of two layers, averages by a dense grid of one pre-activation."""
+    net = fp.Mlp((7, 4), 2, "erf", (1.2, 1.5), (0.1, 0.2, 0.3), 1.3)
+    kernels, forces = saddle(net, fp.Task([[1.0, 0.4]], [1.5], 0.2))
+    (C_0, C_1, C_2), (T_1, T_2) = (np.squeeze(v) for v in (kernels, forces))
+    h = np.linspace(-12, 12, 200_001)
+    phi, slope = np.asarray(jax.scipy.special.erf(h)), 2 / np.sqrt(np.pi) * np.exp(-(h**2))
+
+    def layer(C, T, g, bias, N):
+        p = np.exp(-(h**2) / (2 * C) + g / N * T * phi**2)
+        p /= p.sum()
+        force = g * T * p @ (slope**2 - 2 * h * slope * phi) + 2 * g**2 / N * T**2 * p @ (slope * phi) ** 2
+        return g * p @ phi**2 + bias, force
+
+    np.testing.assert_allclose(layer(C_0, T_1, 1.5, 0.2, 7)[0], C_1, rtol=1e-9)
+    np.testing.assert_allclose(layer(C_1, T_2, 1.3, 0.3, 4), (C_2, T_1), rtol=1e-9)
+    np.testing.assert_allclose((1.5**2 / (C_2 + 0.2) ** 2 - 1 / (C_2 + 0.2)) / 2, T_2, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_large_pre_activations_take_the_nodes_they_need():
+    """A grid too coarse for them is not used: with a key, test points leave the training points as they are."""
+    net = fp.Mlp(6, 1, "erf", 12.0, (0.6, 0.2), 1.5)
+    X = np.array([[1.0, 0.2], [-0.3, 0.9]])
+    task = fp.Task(X, [1.0, -0.8], 0.2)
+    more = fp.Task(X, [1.0, -0.8], 0.2, np.array([[0.3, 0.8]]))
+    assert net.limit_kernels(X)[0][0, 0] > 6
+    with pytest.raises(ValueError, match="too large for a grid"):
+        forward_backward(net, more, "exact", fluctuations=False)
+    alone = forward_backward(net, task, "exact", fluctuations=False).mean["kernel_1"]
+    key = jax.random.key(0)
+    found = forward_backward(net, more, "exact", fluctuations=False, key=key).mean["kernel_1"][:2, :2]
+    change = size(alone - net.limit_kernels(X)[1])
+    assert size(found - alone) < 2e-3 * change
+
+
+@pytest.mark.slow
+def test_quasi_random_nodes_can_be_compiled():
+    net, key = deep(20, "relu"), jax.random.key(0)
+
+    def kernel(noise):
+        return forward_backward(net, CASE.replace(noise_variance=noise), key=key, fluctuations=False).mean["kernel_2"]
+
+    np.testing.assert_allclose(jax.jit(kernel)(0.2), kernel(0.2), rtol=1e-9)

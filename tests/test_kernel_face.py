@@ -388,6 +388,18 @@ def test_the_triangular_root_has_the_kernel(columns, rng):
         assert np.all(np.triu(L, 1) == 0)
 
 
+@pytest.mark.parametrize(("count", "stretch"), [(300, 1.0), (6, 100.0)])
+def test_many_and_distant_test_points_leave_the_training_points_alone(count, stretch, rng):
+    """Roots over all points are finite, and over the training points those without any others."""
+    net, X, Z = fp.Mlp(20, 2, "relu", 2.0, 0.1), rng.normal(size=(4, 1)), stretch * rng.normal(size=(count, 1))
+    layers = plan(net, 1, 4 + count, 4)
+    every = kernel_roots(net, latents_of(net, layers), layers, jnp.concatenate([X, Z]), 4)
+    alone = kernel_roots(net, latents_of(net, layers), layers, jnp.asarray(X), 4)
+    for a, b in zip(every, alone, strict=True):
+        assert np.all(np.isfinite(a))
+        np.testing.assert_allclose(a[:4] @ a[:4].T, b @ b.T, rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_float32_kernels_are_those_of_float64(rng):
     net, X = fp.Mlp((7, 5), 2, ["erf", "linear"], bias_variance=0.1), rng.normal(size=(3, 4))

@@ -121,7 +121,8 @@ def triangular_root(root: Float[Array, "points columns"], leading: int | None = 
 
     Singular kernels are common (coincident points, more points than inputs, ReLU neurons that are all silent at a
     point), and a triangular root has no derivative there. The diagonal of the kernel is therefore raised by a few units
-    in the last place of its mean over the `leading` points: rounding, to the kernel.
+    in the last place and point, of its mean over the `leading` points, and behind them of its largest entry: rounding,
+    to the kernel. Points behind the leading ones leave the root of these as it is.
 
     >>> import jax, jax.numpy as jnp
     >>> R = jnp.array([[1.0, 0.0, 2.0], [1.0, 0.0, 2.0]])
@@ -130,10 +131,12 @@ def triangular_root(root: Float[Array, "points columns"], leading: int | None = 
     (True, 0.0)
     """
     kernel = root @ root.T
-    leading = len(root) if leading is None else leading
-    precision = jnp.finfo(kernel.dtype)
-    jitter = _ROUNDING * leading * precision.eps * jnp.mean(jnp.diagonal(kernel)[:leading]) + precision.tiny
-    return jnp.linalg.cholesky(kernel + jitter * jnp.eye(len(root), dtype=kernel.dtype))
+    points, diagonal, precision = len(root), jnp.diagonal(kernel), jnp.finfo(kernel.dtype)
+    leading = points if leading is None else leading
+    unit = _ROUNDING * precision.eps
+    of_leading = unit * leading * jnp.mean(diagonal[:leading]) + precision.tiny
+    of_others = jnp.maximum(of_leading, unit * points * jnp.max(diagonal))
+    return jnp.linalg.cholesky(kernel + jnp.diag(jnp.where(jnp.arange(points) < leading, of_leading, of_others)))
 
 
 def log_chi_square(degrees: Float[Array, "..."]) -> dist.TransformedDistribution:

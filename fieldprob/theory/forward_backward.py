@@ -5,6 +5,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 
@@ -81,7 +82,8 @@ def forward_backward(
         alignments, losses and the log evidence. These differ from `theory.perturbative` at order 1/N^2 in standard
         scaling; in mean-field scaling variances are those of kernels that fluctuate as in the prior, which is not
         their leading order there. `error` holds the standard errors of fluctuations over draws of
-        neurons, not the (smaller) errors of quasi-random nodes. Differentiable in variances, noise and targets.
+        neurons, not the (smaller) errors of quasi-random nodes. Differentiable in variances, noise and targets, where
+        kernel_0 is singular along changes that keep its null space (a bias variance of zero does not).
 
     Raises:
         TypeError: the network is no `Mlp`.
@@ -102,7 +104,8 @@ def forward_backward(
     if scalar:
         return _scalar(net, task, tilt)
     _warn_saturated(name, problem, linear)
-    nodes = _nodes(name, problem, tilt, samples, key)
+    variance = jnp.max(jnp.stack([jnp.max(jnp.diagonal(K)) for K in net.limit_kernels(problem.X)[:-1]]))
+    nodes = _nodes(name, problem, tilt, samples, key, variance)
     numbers = jax.tree.map(  # one compilation for all widths and variances
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
         problem._replace(widths=tuple(float(n) for n in problem.widths)),
@@ -132,7 +135,7 @@ def _prediction(name, net, numbers: Setting, saddle: Saddle, tilt, fluctuations,
     return Prediction(mean=total.mean | forces, log_evidence=log_evidence, **moments_of(total, square), **about)
 
 
-def _nodes(theory: str, problem: Setting, tilt: str, samples: int, key) -> Nodes | None:
+def _nodes(theory: str, problem: Setting, tilt: str, samples: int, key, variance) -> Nodes | None:
     nonlinear = [phi for phi in problem.activations if not isinstance(phi, Linear)]
     points = len(problem.X)
     if tilt == "gaussian" or not nonlinear:
@@ -147,14 +150,15 @@ def _nodes(theory: str, problem: Setting, tilt: str, samples: int, key) -> Nodes
             )
         if tilt == "exact":
             require_normalisable(theory, phi)
-    return nodes_for(points, samples, all(phi.smooth for phi in nonlinear), key)
+    return nodes_for(points, samples, all(phi.smooth for phi in nonlinear), key, variance)
 
 
 def _require_overlap(theory: str, saddle: Saddle, nodes: Nodes | None) -> None:
     if nodes is None or isinstance(saddle.overlap, Tracer):
         return
     overlap = float(saddle.overlap)
-    if overlap < _LEAST_OVERLAP or overlap * len(nodes.weights) < _SMALLEST_SAMPLE_SIZE:
+    equal = not isinstance(nodes.weights, Tracer) and np.ptp(nodes.weights) == 0  # else a grid, dense where it counts
+    if overlap < _LEAST_OVERLAP or (equal and overlap * len(nodes.weights) < _SMALLEST_SAMPLE_SIZE):
         raise ValueError(
             f"theory {theory!r}: the tilted neurons have an effective sample size of {overlap:.2g} of the "
             f"{len(nodes.weights)} nodes: give more samples, raise noise_variance or the widths, or use tilt='gaussian'"

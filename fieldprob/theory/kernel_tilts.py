@@ -29,7 +29,10 @@ from fieldprob.theory.matrix_roots import positive_root
 from fieldprob.theory.tilted import growing_part, largest_on_sphere, slopes
 
 TILTS = ("leading", "gaussian", "exact")
-_GRID = {1: 128, 2: 90, 3: 40, 4: 20}  # Gauss-Hermite nodes of each dimension, by the number of points
+# Gauss-Hermite nodes of each dimension, by the number of points: least and most; and what a unit of variance needs
+_GRID = {1: (128, 256), 2: (90, 200), 3: (40, 48), 4: (20, 24)}
+_NODES_PER_VARIANCE = 28.0  # for some five digits of what a tilt changes
+_CUTOFF = 1e-7  # of the largest eigenvalue of a root: below it are directions that the covariance does not have
 
 
 class Nodes(NamedTuple):
@@ -49,37 +52,49 @@ class Tilted(NamedTuple):
     overlap: Float[Array, ""]
 
 
-def nodes_for(points: int, samples: int, smooth: bool, key) -> Nodes:
-    """A Gauss-Hermite grid at up to four points of a smooth activation, else scrambled Sobol nodes.
+def nodes_for(points: int, samples: int, smooth: bool, key, variance=1.0) -> Nodes:
+    """A Gauss-Hermite grid at up to four points of a smooth activation, if it resolves it, else scrambled Sobol nodes.
 
     Args:
         points: the dimension.
         samples: Sobol nodes, rounded up to a power of two; the grid has as many as it needs.
         smooth: whether the activations are.
         key: seeds the scrambling; not needed for the grid.
+        variance: the largest of a pre-activation; a traced one is taken to be resolved.
 
     Raises:
-        ValueError: Sobol nodes without a key.
+        ValueError: Sobol nodes without a key, or with a traced one.
 
     >>> nodes = nodes_for(2, 0, True, None)
     >>> round(float(nodes.weights @ nodes.z[:, 0] ** 4), 10)
     3.0
     """
     if smooth and points in _GRID:
-        x, w = np.polynomial.hermite_e.hermegauss(_GRID[points])
-        grid = np.stack(np.meshgrid(*[x] * points, indexing="ij"), axis=-1).reshape(-1, points)
-        weights = np.prod(np.stack(np.meshgrid(*[w / w.sum()] * points, indexing="ij")).reshape(points, -1), axis=0)
-        kept = weights > 1e-18
-        return Nodes(jnp.asarray(grid[kept]), jnp.asarray(weights[kept] / weights[kept].sum()))
+        least, most = _GRID[points]
+        needed = least if isinstance(variance, Tracer) else int(np.ceil(_NODES_PER_VARIANCE * float(variance)))
+        if needed <= most:
+            return _grid(points, max(least, needed))
     if key is None:
         raise ValueError(
-            f"{points} points are averaged over quasi-random nodes: give key=jax.random.key(0) to scramble them."
+            f"{points} points are averaged over quasi-random nodes (a kink, more than four points, or pre-activations "
+            "too large for a grid): give key=jax.random.key(0) to scramble them."
         )
-    seed = np.asarray(jax.random.key_data(jax.random.key(key) if isinstance(key, int) else key)).astype(np.uint32)
+    if isinstance(key, Tracer):
+        raise ValueError("key is traced: the scrambling is drawn outside of JAX, give a key from outside the function.")
+    with jax.ensure_compile_time_eval():
+        seed = np.asarray(jax.random.key_data(jax.random.key(key) if isinstance(key, int) else key)).astype(np.uint32)
     power = int(np.ceil(np.log2(max(samples, 2))))
     sobol = qmc.Sobol(points, rng=np.random.default_rng(seed)).random_base2(power)
     z = norm.ppf(np.clip(sobol, 1e-15, 1 - 1e-15))
     return Nodes(jnp.asarray(z), jnp.full(len(z), 1.0 / len(z)))
+
+
+def _grid(points: int, each: int) -> Nodes:
+    x, w = np.polynomial.hermite_e.hermegauss(each)
+    grid = np.stack(np.meshgrid(*[x] * points, indexing="ij"), axis=-1).reshape(-1, points)
+    weights = np.prod(np.stack(np.meshgrid(*[w / w.sum()] * points, indexing="ij")).reshape(points, -1), axis=0)
+    kept = weights > 1e-18
+    return Nodes(jnp.asarray(grid[kept]), jnp.asarray(weights[kept] / weights[kept].sum()))
 
 
 def block_root(C: Float[Array, "points points"], first: int) -> Float[Array, "points points"]:
@@ -87,7 +102,7 @@ def block_root(C: Float[Array, "points points"], first: int) -> Float[Array, "po
     S = positive_root(C[:first, :first])
     if first == C.shape[0]:
         return S
-    B = C[first:, :first] @ jnp.linalg.pinv(S, hermitian=True)
+    B = C[first:, :first] @ jnp.linalg.pinv(S, rtol=_CUTOFF, hermitian=True)
     rest = positive_root(C[first:, first:] - B @ B.T)
     return jnp.block([[S, jnp.zeros((first, C.shape[0] - first))], [B, rest]])
 
@@ -126,7 +141,7 @@ def exact(layer: Layer, C, T, nodes: Nodes, first: int) -> Tilted:
         force = g * T * (slopes.T @ ((p - w)[:, None] * slopes)) + g * jnp.diag((p - w) @ (bend * part.driven))
         force = first_force + force + 2 * g**2 / N * (u.T @ (p[:, None] * u))
     else:
-        force = first_force + g * (u.T @ ((p - w)[:, None] * nodes.z)) @ jnp.linalg.pinv(part.root)
+        force = first_force + g * (u.T @ ((p - w)[:, None] * nodes.z)) @ jnp.linalg.pinv(part.root, rtol=_CUTOFF)
     log_tilt = jnp.log(total) + jnp.max(part.x)
     control = 2 * jnp.sum((first_force @ C) * (first_force @ C).T) / N**2 - w @ (2 * part.x * part.y - part.y**2)
     log_normaliser = jnp.sum(T * base) + N * (log_tilt + control / 2)
