@@ -4,7 +4,7 @@ To first order in 1/width what is learned is the fluctuation of the layers' kern
 data. Fluctuations grow with depth, most where signals survive, at the edge of chaos; so the gain in alignment with the
 targets has a broad maximum near it. Sweep the variance of all weights after the first layer to see it:
 
-    fieldprob sweep criticality --weight_variance 0.7,0.9,1.1,1.376,1.7,2.2
+    fieldprob sweep criticality --weight-variance 0.7,0.9,1.1,1.376,1.7,2.2
 
 With noise of 1e-3 in place of 0.1 (preset "small_noise") there is no maximum: deep in the ordered phase kernels are
 small against the targets, the force explodes and the gain falls with the variance throughout. There the first order is
@@ -112,6 +112,9 @@ def draw_gain(result, build, task, weight_variance, critical):
         error = 2 * draws.std(ddof=1) / np.sqrt(len(draws))
         ax.errorbar(weight_variance, draws.mean(), error, fmt="o", color=colour, capsize=3, markersize=5, zorder=3)
     ax.errorbar([], [], [], fmt="o", color="0.3", capsize=3, markersize=5, label="sampled ± 2 standard errors")
+    largest = width * float(np.mean(result.samples["posterior"][f"alignment_gain_{depth}"]))
+    if ax.get_ylim()[1] > 3 * largest:  # where the first order explodes it is no prediction
+        ax.set_ylim(top=3 * largest)
     if critical is not None and grid[0] < critical < grid[-1]:
         ax.axvline(critical, color="0.6", linestyle="--", linewidth=1, zorder=0, label=f"edge of chaos, {critical:.3f}")
     ax.set(xlabel="weight variance of all layers after the first", ylabel="width × alignment gained from the data")

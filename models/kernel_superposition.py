@@ -4,7 +4,7 @@ A network of finite width is a random kernel in every layer. Data reweight the k
 gain, and that is feature learning. One task, four ways to sample it: with all weights, without the readout, the kernels
 themselves, or the infinite-width limit, in which nothing is left to reweight; the first three give one posterior.
 
-    fieldprob sweep kernel_superposition --width 10,20,40 --face weights,kernels
+    fieldprob sweep kernel_superposition --width 20,40,80
 """
 
 from dataclasses import replace
@@ -21,18 +21,17 @@ import fieldprob as fp
 
 presets = {
     "small": {},
-    "digits": {"data": "digits", "points": 12, "test": 8, "width": 40, "noise_variance": 0.5, "readout_bias": 0.0},
+    "digits": {"data": "digits", "points": 12, "test": 8, "width": 60, "noise_variance": 0.5, "readout_bias": 0.0},
     "full": {
-        "data": "digits", "points": 40, "test": 20, "width": 100, "noise_variance": 0.1, "readout_bias": 0.0,
+        "data": "digits", "points": 40, "test": 20, "width": 200, "noise_variance": 0.1, "readout_bias": 0.0,
         "reference": 0, "draws": 4000, "chains": 8,
     },
 }  # fmt: skip
 
 EDGES = np.linspace(-2, 2, 17)  # of the histograms, in prior standard deviations; further out draws are few
-LARGEST_EXACT = 8  # points up to which tilts are exact
-COLOURS = {
-    "importance": "#009E73", "limit": "#0072B2", "perturbative": "#D55E00", "forward_backward": "#CC79A7",
-    "forward_backward (exact)": "#CC79A7",
+COLOURS = {  # in the order of the comparison's figure
+    "limit": "#0072B2", "perturbative": "#D55E00", "forward_backward": "#009E73", "forward_backward (exact)": "#009E73",
+    "forward_backward (gaussian)": "#009E73", "importance": "#CC79A7",
 }  # fmt: skip
 
 
@@ -40,14 +39,18 @@ def kernel_superposition(net, task, *, prior, entries, **options):
     """The model: y ~ N(f(X), noise) of a network on any face, `options` those of `fp.regression`; and what its kernels
     have become.
 
-    Beside the statistics of `fp.regression`: `kernel_gain_l`, the coefficient of y y^T in kernel_l less its prior mean
-    `prior["mean"]`, and `kernel_law` (entry, bin), the density of `entries` of kernel_L in prior standard deviations.
+    Beside the statistics of `fp.regression`: `conjugate_kernel_L`, the force of the data on kernel_L; `kernel_gain_l`,
+    the coefficient of y y^T in kernel_l less its prior mean `prior["mean"]`; and `kernel_law` (entry, bin), the density
+    of `entries` of kernel_L in prior standard deviations.
     """
     with numpyro.handlers.trace() as sites:
         fp.regression(net, task, **options)
     kernels = [sites[f"kernel_{layer}"]["value"] for layer in range(1, net.depth + 1)]
     for name, value in kernel_statistics(kernels, task, prior, entries).items():
         numpyro.deterministic(name, value)
+    last = kernels[-1][: task.points, : task.points]
+    force = fp.statistics.conjugate_kernel(last, task.y, net.effective_noise(task))
+    numpyro.deterministic(f"conjugate_kernel_{net.depth}", force)
 
 
 def kernel_statistics(kernels, task, prior, entries):
@@ -127,9 +130,10 @@ def importance(net, task, *, draws, key, prior, entries):
     """The exact posterior, from draws of the prior kernels weighted by the likelihood; refuses where few count."""
     total = np.arange(task.points + task.test_points)
     model = partial(kernel_superposition, prior=prior, entries=entries)
-    found = fp.infer.Importance.sample(
+    drawn = fp.infer.Importance.sample(
         net, task, key=key, draws=draws, face="kernels", model=model, kernel_points=total
-    ).posterior
+    )
+    found = drawn.posterior
     kept = [name for name in found.mean if not name.endswith("conditional_variance")]
     outputs = [name for name in ("f", "f_test") if name in kept]
     return fp.Prediction(
@@ -138,6 +142,7 @@ def importance(net, task, *, draws, key, prior, entries):
         error={name: found.mean[name].error for name in kept},
         variance={name: found.variance[name].value for name in outputs},
         variance_error={name: found.variance[name].error for name in outputs},
+        log_evidence=drawn.log_evidence.value,
         exact=True,
         order="exact",
         source="theory 03, (4)",
@@ -146,24 +151,25 @@ def importance(net, task, *, draws, key, prior, entries):
     )
 
 
-def theories(net, task, *, reference, key, prior, entries):
+def theories(net, task, *, tilt, reference, key, prior, entries):
     """What is held against the samples; another theory of kernels is one more entry, through `of_kernels`."""
     common = {"prior": prior, "entries": entries}
     base = net.limit_kernels(task.X)
-    saddle = partial(fp.theory.forward_backward, tilt="exact" if task.points <= LARGEST_EXACT else "leading")
     found = [
         partial(of_kernels, fp.theory.limit, base=base, **common),
         partial(of_kernels, partial(fp.theory.perturbative, key=key), **common),
-        partial(of_kernels, partial(saddle, key=key), **common),
     ]
+    if tilt != "none":
+        found.append(partial(of_kernels, partial(fp.theory.forward_backward, tilt=tilt, key=key), **common))
     return [*found, partial(importance, draws=reference, key=key, **common)] if reference else found
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def draw_law(result, entries):
-    """Densities of three entries of kernel_L: sampled, predicted, and the prior's standard normal for the eye."""
+def draw_law(result, entries, depth):
+    """Densities of three entries of kernel_L, out to two standard deviations: sampled, predicted, and a Gaussian prior
+    for the eye."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.2), layout="constrained")
@@ -173,10 +179,8 @@ def draw_law(result, entries):
     predicted = [p for p in result.predictions if "kernel_law" in p.mean]
     for index, (ax, (a, b)) in enumerate(zip(axes, entries, strict=True)):
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set(
-            xlabel="kernel_L − prior mean\nin prior standard deviations",
-            title=f"points {a} and {b}" if a != b else f"point {a}",
-        )
+        ax.set(xlabel=f"kernel_{depth} − prior mean\nin prior standard deviations")
+        ax.set_title(f"covariance of points {a} and {b}" if a != b else f"variance of point {a}", fontsize=10)
         ax.stairs(sampled[index], EDGES, fill=True, color="0.82", label="sampled posterior")
         prior = np.exp(-(centres**2) / 2) / np.sqrt(2 * np.pi)
         ax.plot(centres, prior, color="0.4", linestyle=":", label="Gaussian with the prior's moments")
@@ -219,7 +223,7 @@ def study(
     points: int = 3,
     test: int = 1,
     inputs: int = 4,
-    width: int = 10,
+    width: int = 20,
     depth: int = 2,
     activation: str = "erf",
     first_variance: float = 1.0,
@@ -230,6 +234,7 @@ def study(
     scaling: Literal["standard", "mean-field"] | float = "standard",
     noise_variance: float = 0.2,
     face: Literal["kernels", "collapsed", "weights", "limit"] = "kernels",
+    tilt: Literal["leading", "exact", "gaussian", "none"] | None = None,
     reference: int = 20_000,
     prior_draws: int = 10_000,
     draws: int = 1000,
@@ -255,6 +260,7 @@ def study(
         scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
         face: what is sampled: kernels, weights without the readout (collapsed), all weights, or the limit's outputs.
+        tilt: of the forward-backward theory, or none for without; exact at up to 8 points unless given, else leading.
         reference: draws of the prior that, reweighted, are the exact reference; 0 for none, for more than a few points.
         prior_draws: draws of the prior for its mean kernels, from which shifts are measured.
         draws: draws of each chain.
@@ -279,24 +285,26 @@ def study(
         X, X_test = rng.normal(size=(points, inputs)), rng.normal(size=(test, inputs))
         task = fp.Task(X, np.resize([1.0, -1.0, 0.8], points), noise_variance, X_test if test else None)
     key = jax.random.key(seed)
+    sampling = {"draws": draws, "chains": chains, "warmup": warmup, "face": face}
+    if face == "limit":  # its kernels do not fluctuate: nothing to shift, no law
+        return fp.Study(net, task, theories=[fp.theory.limit], sampling=sampling, seed=seed)
+    tilt = tilt or ("exact" if points + test <= 8 else "leading")
     common = {"prior": prior_moments(net, task, prior_draws, key), "entries": three_entries(task)}
     return fp.Study(
         net,
         task,
-        theories=theories(net, task, reference=reference, key=key, **common),
+        theories=theories(net, task, tilt=tilt, reference=reference, key=key, **common),
         sampling={
+            **sampling,
             "model": partial(kernel_superposition, **common),
-            "draws": draws,
-            "chains": chains,
-            "warmup": warmup,
-            "face": face,
             "kernel_points": np.arange(points + test),
             "dims": DIMS,
             "coords": coordinates(common["entries"]),
         },
         seed=seed,
+        chosen={"tilt": tilt},
         figures={
-            "kernel_law": partial(draw_law, entries=common["entries"]),
+            "kernel_law": partial(draw_law, entries=common["entries"], depth=depth),
             "layers": partial(draw_layers, depth=depth),
         },
     )

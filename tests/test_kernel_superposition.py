@@ -73,3 +73,9 @@ def test_digits_are_compared_with_the_first_order():
 def test_targets_of_one_sign_are_refused():
     with pytest.raises(ValueError, match="have one sign"):
         MODEL.three_entries(fp.Task(np.eye(2), np.ones(2), 0.1))
+
+
+def test_the_limit_has_nothing_to_reweight():
+    study = MODEL.study(face="limit")
+    assert [theory.__name__ for theory in study.theories] == ["limit"] and not study.figures
+    assert MODEL.study(points=4, test=8, prior_draws=10, reference=0).chosen == {"tilt": "leading"}

@@ -60,7 +60,9 @@ class Growth(NamedTuple):
 def fluctuation_growth(
     activation, weight_variance: float, bias_variance: float, depth: int, *, kernel: float = 1.0
 ) -> Growth:
-    """Fluctuations of the prior kernels through `depth` layers of equal widths and variances.
+    """Fluctuations of the prior kernels through `depth` layers of equal widths and variances, at one input.
+
+    Returns `Growth`: arrays over layers 0..depth, variances and shifts times the width.
 
     Args:
         activation: a name, an `Activation` or a callable; not one that jumps.

@@ -71,6 +71,8 @@ def kernel_response(
     """
     X, layers, kernels = problem("kernel_response", net, X)
     layer = net.depth if layer is None else check_layer(net, layer)
+    if layer == 0:
+        raise ValueError("layer is 0: kernel_0 is fixed, a force on it does nothing; give 1 to the depth.")
     force = jnp.asarray(force, float)
     if force.shape != kernels[0].shape or not jnp.allclose(force, force.T, rtol=1e-8, atol=0):
         raise ValueError(

@@ -78,7 +78,8 @@ def forward_backward(
 
     Returns:
         A `Prediction`: `kernel_0`..`kernel_L` over training then test points; `conjugate_kernel_1`..`_L` over the
-        training points (zero at test points); with fluctuations `f`, `f_test` (mean, variance, covariance),
+        training points (zero at test points), the forces at the saddle, from which their posterior averages differ at
+        order 1/N, with fluctuations or without; with fluctuations `f`, `f_test` (mean, variance, covariance),
         alignments, losses and the log evidence. These differ from `theory.perturbative` at order 1/N^2 in standard
         scaling; in mean-field scaling variances are those of kernels that fluctuate as in the prior, which is not
         their leading order there. `error` holds the standard errors of fluctuations over draws of
@@ -172,7 +173,7 @@ def _warn_saturated(theory: str, problem: Setting, linear: bool) -> None:
         remedy = "give scalar=True" if linear else "sample (fp.sample) or see theory.rescaling"
         warnings.warn(
             f"theory {theory!r} is not to be trusted at {problem.points} points and {min(problem.widths)} neurons: "
-            f"fluctuations of the kernels shift the saddle where points / N > {_SATURATED} (theory 03, 3.4); {remedy}.",
+            f"fluctuations of the kernels shift the saddle where points / N > {_SATURATED}; {remedy}.",
             stacklevel=3,
         )
 

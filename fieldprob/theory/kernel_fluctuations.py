@@ -56,9 +56,12 @@ def chosen_method(method: str, activations, points: int, neurons: int, key) -> s
     if method == "auto":
         closed = all(isinstance(phi, CLOSED) for phi in activations)
         method = "tensor" if closed and points <= _TENSOR_POINTS else "neurons"
-    if method == "neurons" and (key is None or neurons < 2):
+    if method == "neurons" and neurons < 2:
+        raise ValueError(f"neurons is {neurons}: averages over draws of neurons need two or more.")
+    if method == "neurons" and key is None:
         raise ValueError(
-            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
+            f"four-point functions at {points} points are averaged over draws of neurons (exact are those of some "
+            f"activations at up to {_TENSOR_POINTS} points): give a key, key=jax.random.key(0)."
         )
     return method
 

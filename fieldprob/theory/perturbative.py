@@ -105,8 +105,8 @@ def require_definite(theory: str, net, total: Prediction) -> None:
         if eigenvalues[0] < -1e-10 * eigenvalues[-1]:
             raise ValueError(
                 f"theory {theory!r}: the covariance of {name} comes out indefinite, so the correction in 1/N is "
-                f"not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation, or more "
-                "neurons."
+                f"not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling, at one hidden layer "
+                "theory.adaptation, or more neurons."
             )
 
 
@@ -126,7 +126,8 @@ def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
     if not isinstance(relative, Tracer) and relative > _LARGE:
         warnings.warn(
             f"theory 'perturbative': the kernel of the outputs changes by {relative:.0%}, too much for a first order "
-            f"in 1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation.",
+            f"in 1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling, or at one "
+            "hidden layer theory.adaptation.",
             stacklevel=3,
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -105,6 +106,8 @@ def kernel_covariance(
     0.025
     """
     X, maps, kernels = problem("kernel_covariance", net, X)
+    if layers is not None and np.shape(layers) != (2,):
+        raise ValueError(f"layers is {layers!r}: give two layers, such as (1, {net.depth}).")
     first, second = (net.depth, net.depth) if layers is None else (check_layer(net, layer) for layer in layers)
     covariances, _ = _recursion("kernel_covariance", maps[: min(first, second)], kernels, nodes)
     G = covariances[-1]
@@ -138,6 +141,8 @@ def problem(theory: str, net, X):
     if not isinstance(net, Mlp):
         raise TypeError(f"net is a {type(net).__name__}: theory {theory!r} is for fully connected networks, fp.Mlp.")
     require_float64(theory)
+    if hasattr(X, "noise_variance"):
+        raise TypeError(f"X is a {type(X).__name__}: theory {theory!r} is of the prior, give it the inputs, task.X.")
     X = jnp.asarray(X, float)
     return X, layers_of_network(net), net.limit_kernels(X)
 
