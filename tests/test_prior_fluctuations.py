@@ -482,8 +482,6 @@ def test_bad_input_is_refused():
         kernel_response(NET, X, jnp.triu(jnp.ones((3, 3))))
     with pytest.raises(ValueError, match="layer is 0"):
         kernel_response(NET, X, jnp.eye(3), layer=0)
-    with pytest.raises(ValueError, match="give two layers"):
-        kernel_covariance(NET, X, 2)
     with pytest.raises(TypeError, match=r"give it the inputs, task\.X"):
         prior_fluctuations(NET, fp.Task(X, np.ones(3), 0.1))
     with pytest.raises(ValueError, match="method is 'all'"):
