@@ -262,7 +262,8 @@ def _strip(ax: Axes, scalars: dict[Any, Any], theories: list[str]) -> None:
             )
     for between in range(1, len(scalars)):
         ax.axhline(between - 0.5, color="0.9", linewidth=0.8, zorder=0)
-    ax.set_yticks(range(len(scalars)), [fill(_name(key).removesuffix(", mean"), 12) for key in scalars])
+    lines = 12 if len(scalars) <= 6 else 24  # characters of a label's line: one line where there is no room for two
+    ax.set_yticks(range(len(scalars)), [fill(_name(key).removesuffix(", mean"), lines) for key in scalars])
     ax.set_ylim(len(scalars) - 0.45, -0.55)
     ax.set_box_aspect(1)
     ax.margins(x=0.15)

@@ -6,7 +6,7 @@ parameters line styles and filled or open markers; the other way round where the
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,11 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_sweep(
-    table: pd.DataFrame, parameters: Sequence[str], path: str | Path | None = None, title: str = ""
+    table: pd.DataFrame,
+    parameters: Sequence[str],
+    path: str | Path | None = None,
+    title: str = "",
+    marks: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draws the table of a sweep.
 
@@ -58,6 +62,7 @@ def plot_sweep(
         parameters: the swept parameters, without `seed`. The first numeric one is the horizontal axis.
         path: where to save the figure, if anywhere.
         title: above all panels.
+        marks: values on the horizontal axis at which a vertical line is drawn, by label.
 
     Returns:
         The matplotlib figure, to be changed at will.
@@ -75,12 +80,15 @@ def plot_sweep(
         theories = [str(theory) for theory in table["theory"].unique() if theory]
         for index, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
             _draw(axes, averaged, panel, axis, others, groups, theories)
+            for mark, value in enumerate((marks or {}).values()):
+                axes.axvline(value, **_mark_style(mark))
             if index >= len(panels) - columns:
                 axes.set_xlabel(axis.replace("_", " "))
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         figure.legend(
-            handles=_legend(averaged, groups, others, theories, {quantity for _, quantity in panels}),
+            handles=_legend(averaged, groups, others, theories, {quantity for _, quantity in panels})
+            + [Line2D([], [], label=label, **_mark_style(mark)) for mark, label in enumerate(marks or {})],
             loc="outside lower center",
             ncols=4,
             columnspacing=1.6,
@@ -117,8 +125,8 @@ def _panels(averaged: pd.DataFrame) -> list[tuple[str, str]]:
 def panel_order(statistic: str) -> tuple[int, int, str]:
     """Sorts the panels of statistics: outputs first, then kernels and alignments layer by layer, then the rest."""
     order = (
-        "f_test", "f", "discrepancy_test", "discrepancy", "test_loss", "train_loss", "kernel", "alignment",
-        "alignment_parallel", "alignment_orthogonal",
+        "f_test", "f", "discrepancy_test", "discrepancy", "test_loss", "train_loss", "kernel", "kernel_shift",
+        "alignment", "alignment_gain", "alignment_parallel", "alignment_orthogonal",
     )  # fmt: skip
     stem = re.sub(r"_\d+$", "", statistic.removesuffix("_variance"))
     layer = re.search(r"_(\d+)$", statistic)
@@ -169,6 +177,10 @@ def style(number: int, index: int) -> dict[str, Any]:
         "color": colour, "marker": MARKERS[number % len(MARKERS)], "linestyle": LINES[index % len(LINES)],
         "markerfacecolor": face,
     }  # fmt: skip
+
+
+def _mark_style(mark: int) -> dict[str, Any]:
+    return {"color": "0.35", "linewidth": 0.9, "linestyle": LINES[(mark + 1) % len(LINES)], "zorder": 0}
 
 
 def _theory_style(number: int, index: int, theories: int, groups: int) -> dict[str, Any]:
@@ -251,7 +263,7 @@ def scale_axis(axes: Axes, column: Any):
         margin = 0.06 * (values[-1] - values[0]) or 0.06 * abs(values[0]) or 1.0
         axes.set_xlim(values[0] - margin, values[-1] + margin)
         if len(values) <= 7:
-            axes.set_xticks(values)
+            axes.set_xticks(values, [f"{value:g}" for value in values])
     return lambda series: series.to_numpy(dtype=float)
 
 

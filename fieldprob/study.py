@@ -116,6 +116,7 @@ class Study:
         figures: what a run draws beside its comparison: name -> function (Result) -> matplotlib Figure, written as
             `<name>.png`.
         chosen: values of the parameters that were left to the study (None); a run records them.
+        marks: values to point out where a parameter is swept: parameter -> {label: value}.
 
     A study does nothing until it is asked to:
 
@@ -132,6 +133,7 @@ class Study:
     sampler: Callable[..., xr.DataTree] | None = None
     figures: Mapping[str, Callable[[Result], Any]] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.sampler is None and not callable(self.prior) and not hasattr(self.prior, "faces"):

@@ -35,7 +35,7 @@ def study(
     readout_variance: float | None = None,
     scaling: Literal["standard", "mean-field"] | float = "standard",
     noise_variance: float = 0.1,
-    face: Literal["auto", "collapsed", "weights", "limit"] = "auto",
+    face: Literal["auto", "collapsed", "kernels", "weights", "limit"] = "auto",
     draws: int = 1000,
     chains: int = 4,
     warmup: int = 300,
@@ -56,7 +56,8 @@ def study(
         readout_variance: variance per fan-in of the readout; weight_variance unless given.
         scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
-        face: what is sampled: all weights, all but the readout (collapsed), or the infinite-width process (limit).
+        face: what is sampled: all weights, all but the readout (collapsed), the layer kernels
+            without weights (kernels), or the infinite-width process (limit).
         draws: draws of each chain.
         chains: number of chains.
         warmup: adaptation steps of each chain, discarded.

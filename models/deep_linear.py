@@ -29,7 +29,7 @@ def study(
     readout_variance: float | None = None,
     scaling: Literal["standard", "mean-field"] | float = "standard",
     noise_variance: float = 0.2,
-    face: Literal["collapsed", "weights"] = "collapsed",
+    face: Literal["collapsed", "kernels", "weights"] = "collapsed",
     draws: int = 1000,
     chains: int = 4,
     warmup: int = 500,
@@ -47,7 +47,7 @@ def study(
         readout_variance: variance per fan-in of the readout; weight_variance unless given.
         scaling: standard, mean-field, or an exponent gamma of at least 1.
         noise_variance: likelihood variance, before it is divided by chi.
-        face: what is sampled: all weights, or all but the readout (collapsed).
+        face: what is sampled: all weights, all but the readout (collapsed), or the kernels of the layers (kernels).
         draws: draws of each chain.
         chains: number of chains.
         warmup: adaptation steps of each chain, discarded.

@@ -193,6 +193,7 @@ def test_a_free_norm_lets_neurons_specialise_earlier(critical):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["fixed", "free"])
 def test_phases_are_differentiable(norm):
     def observable(A, G, weight_variance, epsilon):
@@ -389,6 +390,7 @@ def test_scaling_the_regulator_scales_powers():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_finite_modulus_tends_to_the_phases_at_large_modulus():
     """(3.48)-(3.50): all three phases, the differences falling about as log P / P."""
     gaps = []
@@ -434,6 +436,7 @@ def test_modular_addition_out_of_range_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_modular_mean_field_is_differentiable():
     def amplitude(noise, readout, sextic):
         mean = modular.mean_field(ModularAddition(7, 50, noise, readout, sextic)).mean

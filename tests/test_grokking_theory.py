@@ -184,6 +184,7 @@ def test_the_histogram_is_a_symmetric_density_that_holds_the_specialised(curve):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_quadrature_is_converged(curve):
     fine = grokking.mean_field(*problem(1.2), edges=np.linspace(-2, 2, 321), radii=70, extent=4.0)
     for name in ("residual", "overlap_second_moment", "specialised_fraction", "test_loss"):
@@ -288,6 +289,7 @@ def test_the_direction_of_the_teacher_does_not_matter(curve):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_gradients_are_those_of_finite_differences():
     def residual(noise, epsilon, variance):
         net = fp.Mlp(width=200, activation="erf", weight_variance=variance, readout_variance=0.02)
@@ -304,6 +306,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_network_is_mapped_over_noise(curve):
     net, task = problem(1.0, points=1000)
     b = jax.vmap(lambda noise: grokking.mean_field(net, task.replace(noise_variance=noise)).mean["residual"])(
@@ -395,6 +398,7 @@ def test_a_teacher_is_a_polynomial_of_one_direction():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("noise", "expected"),
     [
@@ -413,6 +417,7 @@ def test_mean_field_at_the_papers_parameters(noise, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_inputs_approach_the_closed_form_as_one_over_their_number():
     """T8. The limit is that of a free norm; 04 after (3.26) has (b, c, droplets) = (.2341, -.2811, 2.264) at 9600
     inputs, from a quadrature that does not reach the norms of its side wells (see the next test)."""
@@ -437,6 +442,7 @@ def test_many_inputs_approach_the_closed_form_as_one_over_their_number():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_solution_with_many_inputs_is_self_consistent_on_a_dense_grid():
     """(3.16) at 9600 inputs, summed over 4000 x 3000 points of m in (-1.5, 1.5) and of every r from V/4 to 5/4 V."""
     sizes = grokking.scaling.Cubic(700, 150, 3000, 0.15, 8 / 700).scaled(size=64.0**2)
@@ -471,6 +477,7 @@ def test_the_solution_with_many_inputs_is_self_consistent_on_a_dense_grid():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_erf_makes_a_cubic_part_of_a_linear_teacher_that_vanishes_with_many_inputs():
     """T4: at epsilon = 0 the network has c ≠ 0, kept if asked for."""
 
@@ -484,6 +491,7 @@ def test_erf_makes_a_cubic_part_of_a_linear_teacher_that_vanishes_with_many_inpu
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sphere_and_gaussian_inputs_agree_as_one_over_their_number():
     def gap(inputs):
         on, off = (
@@ -531,6 +539,7 @@ def importance(net, task, prediction, overlap, degrees, draws, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_another_teacher_and_activation_against_direct_draws():
     """tanh that learns z + 0.15 He_5: neurons of degree 1, 3 and 5, by importance sampling of 1e6 weights.
 
@@ -560,6 +569,7 @@ def test_another_teacher_and_activation_against_direct_draws():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_relu_learns_an_even_teacher_through_its_constant_part():
     """relu that learns He_1 + He_2 / 2, with degree 0, by importance sampling; 5 comparisons at 5.5 sigma."""
     net = fp.Mlp(width=60, activation="relu", weight_variance=0.5, readout_variance=0.05)
@@ -578,6 +588,7 @@ def test_relu_learns_an_even_teacher_through_its_constant_part():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_log_evidence_against_direct_draws_of_networks():
     """ln of E_W [evidence of the population given W, (2.8)] over 2e5 draws of networks, at widths 4 and 8.
 

@@ -146,6 +146,25 @@ def test_neurons_of_a_tilted_measure():
     assert abs(estimate.value - exact) < 6 * estimate.error < 0.05
 
 
+def test_draws_of_a_shift_have_its_mean_and_its_error():
+    """Every kept statistic, arrays too; and far less spread than prior and posterior apart."""
+
+    def draw(key):
+        z = jax.random.normal(key, (3,))
+        return 0.2 * z[0], {"x": z, "square": jnp.outer(z, z)}
+
+    found = Importance.average(draw, key=KEY, draws=2000, batch=300, keep=("x", "square"))
+    for name in ("x", "square"):
+        draws, shift = found.shift_draws(name), found.shift.mean[name]
+        np.testing.assert_allclose(draws.mean(axis=0), shift.value, rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(draws.std(axis=0) / np.sqrt(len(draws)), shift.error, rtol=1e-10)
+    assert found.shift_draws("x").std(axis=0)[1] < 0.5 * found.kept["x"].std(axis=0)[1]
+    with pytest.raises(ValueError, match=r"'y' was not kept in every draw: .* Kept: \['square', 'x'\]"):
+        found.shift_draws("y")
+    with pytest.raises(ValueError, match=r"keep holds \['y'\]: the statistics are"):
+        Importance.average(draw, key=KEY, draws=2000, keep=("y",))
+
+
 # --- 01 X7 ------------------------------------------------------------------------------------------------------------
 
 

@@ -98,7 +98,7 @@ def test_faces_are_numpyro_statements():
     assert K.features.shape == (3, 5)  # four neurons and the bias
 
 
-@pytest.mark.parametrize("face", ["weights", "collapsed", "limit"])
+@pytest.mark.parametrize("face", ["weights", "collapsed", "kernels", "limit"])
 def test_every_face_registers_the_same_statistics(face):
     with numpyro.handlers.seed(rng_seed=0):
         trace = numpyro.handlers.trace(regression).get_trace(fp.Mlp(4, 2), TASK, face=face)
@@ -224,5 +224,5 @@ def test_wrong_inputs_and_faces_are_named():
         net.limit(jnp.ones(3))
     with pytest.raises(ValueError, match="X1 has 5 inputs and X2 has 2"):
         net.limit(X, jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="no face 'kernels'; it has: weights, collapsed, limit"):
-        regression(net, TASK, face="kernels")
+    with pytest.raises(ValueError, match="no face 'dual'; it has: weights, collapsed, kernels, limit"):
+        regression(net, TASK, face="dual")

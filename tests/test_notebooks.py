@@ -7,7 +7,11 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-MARKS = {"learning_curves": pytest.mark.slow, "feature_learning": (pytest.mark.slow, pytest.mark.long)}
+MARKS = {
+    "learning_curves": pytest.mark.slow,
+    "critical_feature_learning": pytest.mark.slow,
+    "feature_learning": (pytest.mark.slow, pytest.mark.long),
+}
 
 
 @pytest.mark.parametrize(

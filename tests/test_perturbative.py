@@ -176,7 +176,9 @@ def test_deep_linear_network_has_an_error_of_second_order():
         assert -2.2 < slope(pair) < -1.8, (name, pair)
 
 
-@pytest.mark.parametrize("name", ["erf", pytest.param("square", marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["erf", "square"])
 def test_two_points_have_an_error_of_second_order(name):
     """Every statistic against the contour integral 02 (53); 02 quotes 1.1e-3, 2.7e-4, 6.7e-5 for erf."""
     widths = (64, 128) if name != "square" else (256, 512)
@@ -301,7 +303,18 @@ def test_bad_arguments_are_refused(options, message):
 def test_other_networks_and_tasks_are_refused():
     with pytest.raises(ValueError, match="outputs"):
         perturbative(fp.Mlp(10), fp.Task(TASK.X, np.ones((4, 2)), 0.3))
-    with pytest.raises(ValueError, match="no bias at the readout"):
-        perturbative(fp.Mlp(10, bias_variance=0.1), TASK)
     with pytest.raises(ValueError, match="give a key"):
         perturbative(fp.Mlp(10, activation="relu"), TASK)
+
+
+def test_a_readout_bias_shifts_the_kernel_of_the_outputs():
+    """It adds a constant to kernel_L and no fluctuation: as a noise covariance of 0.3 everywhere, but as part of f."""
+    plain, biased = fp.Mlp(20), fp.Mlp(20, bias_variance=(0.0, 0.3))
+    noisy = TASK.replace(noise_variance=0.3 * np.eye(4) + 0.3)
+    found, other = perturbative(biased, TASK.replace(noise_variance=0.3)), perturbative(plain, noisy)
+    np.testing.assert_allclose(found.log_evidence, other.log_evidence, rtol=1e-10)
+    np.testing.assert_allclose(found.mean["kernel_1"], other.mean["kernel_1"] + 0.3, rtol=1e-10)
+    # noise^-1 (y - f) does not depend on which part is called noise
+    residual = [np.linalg.solve(noise, TASK.y - p.mean["f"]) for noise, p in
+                ((0.3 * np.eye(4), found), (0.3 * np.eye(4) + 0.3, other))]  # fmt: skip
+    np.testing.assert_allclose(residual[0], residual[1], rtol=1e-9)

@@ -260,6 +260,7 @@ def execute(
     start = time.perf_counter()
     settings = {**settings, "chosen": {name: _plain(value) for name, value in study.chosen.items()}}
     settings["figures"] = list(study.figures)
+    settings["marks"] = {name: dict(values) for name, values in study.marks.items()}
     predictions = study.predict()
     if predictions and (sampling or {}).get("progress", True):
         say(f"predicted: {', '.join(prediction.theory for prediction in predictions)}")

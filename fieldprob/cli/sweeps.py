@@ -8,7 +8,7 @@ import itertools
 import json
 import shlex
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,10 @@ def report(directory: Path) -> None:
     averaged = average_seeds(table, swept or ["seed"])
     with atomic(directory / SUMMARY) as path:
         table.to_csv(path, index=False)
-    drawn = {commands.FIGURE: _png(plot_sweep(table, swept, title=_title(settings)), directory / commands.FIGURE)}
-    shown = numbers(averaged)
     axis, others = swept_axis(table, swept)
+    figure = plot_sweep(table, swept, title=_title(settings), marks=_marks([path for path, _ in points], axis))
+    drawn = {commands.FIGURE: _png(figure, directory / commands.FIGURE)}
+    shown = numbers(averaged)
     errors = ladder(averaged, axis, others)
     if errors.row_count and len(set(table[axis])) > 1:
         drawn[LADDER_FIGURE] = _png(plot_ladder(table, swept, title=_title(settings)), directory / LADDER_FIGURE)
@@ -331,6 +332,12 @@ def _finished_points(directory: Path, settings: Mapping[str, Any]) -> list[tuple
         if same and stored["precision"] == settings["precision"] and stored.get("code") == settings.get("code"):
             found.append((path.parent, stored["point"]))
     return sorted(found, key=lambda entry: [_sortable(value) for value in entry[1].values()])
+
+
+def _marks(points: Sequence[Path], axis: str) -> dict[str, float]:
+    """What the studies of all points mark on the axis; what differs between them is left out."""
+    found = [(commands.finished(path) or {}).get("marks", {}).get(axis, {}) for path in points]
+    return {name: value for name, value in found[0].items() if all(other.get(name) == value for other in found)}
 
 
 def _sortable(value: Any) -> tuple[int, float, str]:

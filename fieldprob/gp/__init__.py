@@ -2,12 +2,14 @@
 
 `LowRank` and `Dense` are covariances over the given points, `Marginal` is the distribution of noisy outputs with its
 own gradient rule (the hot path of sampling), and `condition` gives posterior, evidence and leave-one-out residuals.
-`ScaleMixture` and `OutputScaled` are superpositions of processes that differ by a scale, diagonalised once (`modes`).
+`ScaleMixture` and `OutputScaled` are superpositions of processes that differ by a scale, diagonalised once (`modes`);
+`FluctuatingCovariance` is one of processes whose covariance is Gaussian.
 Observations other than values at points are linear operators (`Derivative`, `Laplacian`, `Functional`, ...): `observe`
 stacks those of a task, `cross_covariance` applies them to a covariance function, `regress` does regression on them.
 """
 
 from fieldprob.gp.covariance import Covariance, Dense, LowRank
+from fieldprob.gp.fluctuating import FluctuatingCovariance
 from fieldprob.gp.marginal import Marginal, inverse_and_log_determinant
 from fieldprob.gp.modes import Diagonal, Modes, modes
 from fieldprob.gp.observations import Observed, cross_covariance, observe, regress
@@ -24,7 +26,8 @@ from fieldprob.gp.regression import Posterior, condition
 from fieldprob.gp.superposition import OutputScaled, ScaleMixture, sample_wishart
 
 __all__ = [
-    "Covariance", "Dense", "Derivative", "Diagonal", "Functional", "Gradient", "Laplacian", "LowRank", "Marginal",
-    "Modes", "Observed", "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack", "Values", "condition",
-    "cross_covariance", "inverse_and_log_determinant", "modes", "observe", "regress", "sample_wishart",
+    "Covariance", "Dense", "Derivative", "Diagonal", "FluctuatingCovariance", "Functional", "Gradient", "Laplacian",
+    "LowRank", "Marginal", "Modes", "Observed", "Operator", "OutputScaled", "Posterior", "ScaleMixture", "Stack",
+    "Values", "condition", "cross_covariance", "inverse_and_log_determinant", "modes", "observe", "regress",
+    "sample_wishart",
 ]  # fmt: skip

@@ -22,7 +22,13 @@ from fieldprob.infer.datatree import to_datatree
 from fieldprob.infer.run import Plan, Run
 from fieldprob.infer.samplers.hilbert import HilbertHMC
 from fieldprob.infer.storage import BlockStore, closing
-from fieldprob.networks.regression import check_face, check_task, default_kernel_points, regression
+from fieldprob.networks.regression import (
+    CONDITIONAL_FACES,
+    check_face,
+    check_task,
+    default_kernel_points,
+    regression,
+)
 
 KernelFactory = Callable[..., Any]
 
@@ -145,7 +151,7 @@ def sample(
         _check_points(kernel_points, task)
         settings |= {"face": face, "precision": precision, "prior": repr_short(prior), "model": _name(model)}
         settings |= {"kernel_points": kernel_points.tolist(), "store_weights": bool(store_weights)}
-        if face == "collapsed":  # a conditional mean and its variance go together
+        if face in CONDITIONAL_FACES:  # a conditional mean and its variance go together
             conditional = (f"{name}_conditional_variance" for name in stream if name in ("f", "f_test"))
             stream = tuple(dict.fromkeys((*stream, *conditional)))
         model = partial(model, prior, face=face, precision=precision, kernel_points=kernel_points)
@@ -261,12 +267,12 @@ def repr_short(prior) -> str:
 
 
 def default_kernel(face: str | None) -> KernelFactory:
-    """The kernel that `sample` uses unless given one: `HilbertHMC` on the collapsed face, else NUTS.
+    """The kernel that `sample` uses unless given one: `HilbertHMC` on the faces collapsed and kernels, else NUTS.
 
-    The collapsed posterior is close to its standard normal prior in all but a few of very many directions, which is
-    what `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
+    There the posterior is close to its standard normal prior in all but a few of very many directions, which is what
+    `HilbertHMC` is made for; the measurements are in `benchmarks/README.md`. Chains start from the prior.
     """
-    if face == "collapsed":
+    if face in CONDITIONAL_FACES:
         return HilbertHMC
     return partial(NUTS, init_strategy=init_to_sample)
 

@@ -5,7 +5,7 @@ and posterior averages come from the same draws, so that their difference, of or
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,10 +45,11 @@ class Importance:
     Attributes:
         log_weights: of every draw, (draws,).
         log_evidence: log of their mean, an `Estimate`.
-        prior: moments over unweighted draws. On the collapsed face `f` is a mean conditional on the data: of what is
-            recorded there, kernels and alignments are prior quantities.
+        prior: moments over unweighted draws. On the faces collapsed and kernels `f` is a mean conditional on the data:
+            of what is recorded there, kernels and alignments are prior quantities.
         posterior: moments over weighted draws.
         shift: posterior less prior, with the error of the difference.
+        kept: values of the statistics named in `keep`, in every draw, {name: (draws, ...)}.
         particles: draws kept with probability weight / largest weight, {name: (particles, ...)}: independent, equally
             weighted draws of the posterior, at most 10,000 of them.
     """
@@ -59,6 +60,7 @@ class Importance:
     posterior: Moments
     shift: Moments
     particles: dict[str, np.ndarray]
+    kept: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     net: Any = None
     task: Any = None
     coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -67,6 +69,30 @@ class Importance:
     def effective_sample_size(self) -> float:
         """Of the weights, see `fieldprob.weighted`."""
         return float(weighted.effective_sample_size(self.log_weights))
+
+    def shift_draws(self, name: str) -> np.ndarray:
+        """Independent numbers, one a draw, whose mean is the shift of a kept statistic and whose standard error its.
+
+        With weights u that sum to one and the posterior mean, draw i contributes mean + draws u_i (x_i - mean) to the
+        posterior (delta method) and x_i to the prior. As the same draw makes both, their difference varies far less
+        than either. Any function of several such averages is known as well: these are what a comparison needs.
+
+        Raises:
+            ValueError: the statistic was not named in `keep`.
+
+        >>> import jax
+        >>> def tilted(key):
+        ...     z = jax.random.normal(key)
+        ...     return z, {"z": z}
+        >>> found = Importance.average(tilted, key=jax.random.key(0), draws=20_000, keep=("z",))
+        >>> bool(abs(found.shift_draws("z").mean() - found.shift.mean["z"].value) < 1e-12)
+        True
+        """
+        if name not in self.kept:
+            raise ValueError(f"{name!r} was not kept in every draw: give keep=({name!r},). Kept: {sorted(self.kept)}.")
+        x, mean = self.kept[name], self.posterior.mean[name].value
+        u = weighted.normalised(self.log_weights).reshape(-1, *[1] * (x.ndim - 1))
+        return mean + len(x) * u * (x - mean) - x
 
     @classmethod
     def sample(
@@ -80,6 +106,7 @@ class Importance:
         face: str = "collapsed",
         kernel_points=None,
         model: Callable = regression,
+        keep: Sequence[str] = (),
     ) -> "Importance":
         """Draw the latent sites of a model from their priors; the weight is the likelihood of its observed sites.
 
@@ -88,12 +115,13 @@ class Importance:
                 where `task` is None. Its statistics are its deterministic sites.
             task: the data.
             key: a JAX key. Draw i has the key fold_in(key, i), whatever the batch.
-            draws: their number. Time grows with it (each draw is made twice), memory does not.
+            draws: their number. Time grows with it (each draw is made twice, unless all is kept), memory does not.
             batch: draws made at once, which bounds the memory.
             face, kernel_points, model: as for `fieldprob.sample`.
+            keep: statistics whose value in every draw is kept, for `shift_draws`.
 
         Raises:
-            ValueError: the effective sample size is below 200; numbers out of range; an unknown face.
+            ValueError: the effective sample size is below 200; numbers out of range; an unknown face or statistic.
             TypeError: `prior` is neither a network nor callable.
 
         >>> import fieldprob as fp, jax
@@ -120,18 +148,24 @@ class Importance:
             likelihood = sum(jnp.sum(s["fn"].log_prob(s["value"])) * (s["scale"] or 1.0) for s in observed)
             return likelihood, {name: s["value"] for name, s in trace.items() if s["type"] == "deterministic"}
 
-        found = cls.average(draw, key=key, draws=draws, batch=batch)
+        found = cls.average(draw, key=key, draws=draws, batch=batch, keep=keep)
         return dataclasses.replace(found, net=net, task=task, coords=coords)
 
     @classmethod
     def average(
-        cls, draw: Callable[[Any], tuple[Any, Mapping[str, Any]]], *, key, draws: int = 100_000, batch: int = _BATCH
+        cls,
+        draw: Callable[[Any], tuple[Any, Mapping[str, Any]]],
+        *,
+        key,
+        draws: int = 100_000,
+        batch: int = _BATCH,
+        keep: Sequence[str] = (),
     ) -> "Importance":
         """Averages over any independent draws, such as neurons from a tilted measure.
 
         Args:
             draw: key -> (log weight, {name: array}), a JAX function.
-            key, draws, batch: as for `sample`.
+            key, draws, batch, keep: as for `sample`.
 
         >>> import jax
         >>> def tilted(key):  # N(0, 1) tilted by exp(z) is N(1, 1)
@@ -149,8 +183,13 @@ class Importance:
         batches = [np.arange(start, min(start + batch, draws)) for start in range(0, draws, batch)]
 
         log_weights, largest, sums = np.empty(draws), -np.inf, {}
+        kept: dict[str, np.ndarray] = {}
         for index in batches:
             log_weight, values = _drawn(many, index, batch)
+            if unknown := set(keep) - values.keys():
+                raise ValueError(f"keep holds {sorted(unknown)}: the statistics are {', '.join(values)}.")
+            for name in keep:
+                kept.setdefault(name, np.empty((draws, *values[name].shape[1:])))[index] = values[name]
             log_weights[index] = log_weight
             top = max(largest, np.max(log_weight))
             scale = top if np.isfinite(top) else 0.0  # no draw has a weight yet
@@ -165,14 +204,17 @@ class Importance:
         u = weighted.normalised(log_weights)
         norm = np.exp(log_weights - largest).sum()
         means = {name: (plain / draws, tilted / norm) for name, (plain, tilted) in sums.items()}
-        kept = np.random.default_rng(_seed(key)).random(draws) < np.exp(log_weights - largest)
-        kept &= np.cumsum(kept) <= _PARTICLES
+        accepted = np.random.default_rng(_seed(key)).random(draws) < np.exp(log_weights - largest)
+        accepted &= np.cumsum(accepted) <= _PARTICLES
 
         second, particles = {}, {name: [] for name in means}
         for index in batches:
-            _, values = _drawn(many, index, batch)
+            if kept.keys() == means.keys():
+                values = {name: x[index] for name, x in kept.items()}
+            else:
+                _, values = _drawn(many, index, batch)
             for name, x in values.items():
-                particles[name].append(x[kept[index]])
+                particles[name].append(x[accepted[index]])
                 inner = values.get(f"{name}_conditional_variance", np.zeros(1))
                 inner = inner.reshape(*inner.shape, *[1] * (x.ndim - inner.ndim))
                 products = _products(u[index], 1 / draws, x, inner, *means[name])
@@ -185,6 +227,7 @@ class Importance:
             posterior=posterior,
             shift=shift,
             particles={name: np.concatenate(parts) for name, parts in particles.items()},
+            kept=kept,
         )
 
     def to_datatree(self) -> xr.DataTree:

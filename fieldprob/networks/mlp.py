@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from fieldprob import kernels
 from fieldprob.activations import Activation, get
+from fieldprob.gp.covariance import LowRank
 from fieldprob.networks.arguments import (
     _gamma,
     _inputs,
@@ -31,6 +32,7 @@ from fieldprob.networks.arguments import (
     _variances,
 )
 from fieldprob.networks.network import Network
+from fieldprob.networks.superposition import kernel_roots, plan, sample_latents
 
 
 class Mlp(Network):
@@ -46,7 +48,8 @@ class Mlp(Network):
         scaling: "standard", "mean-field", or gamma >= 1.
         rescale_noise: whether the noise is divided by chi too (see `effective_noise`).
 
-    Every weight is sampled as a standard normal and scaled in the forward pass. Faces: `weights`, `collapsed`, `limit`.
+    Every weight is sampled as a standard normal and scaled in the forward pass. Faces: `weights`, `collapsed`,
+    `kernels`, `limit`.
 
     Raises:
         ValueError: an argument is out of range or has the wrong length.
@@ -67,7 +70,7 @@ class Mlp(Network):
     gamma: float = eqx.field(static=True)
     rescale_noise: bool = eqx.field(static=True)
 
-    faces = ("weights", "collapsed", "limit")
+    faces = ("weights", "collapsed", "kernels", "limit")
 
     def __init__(
         self,
@@ -201,3 +204,26 @@ class Mlp(Network):
             result.append(gram + self.bias_variance[layer])
         F = self.output_features(hidden[-1])
         return [*result, F @ F.T]
+
+    # --- the kernels themselves ---------------------------------------------------------------------------------------
+
+    def sample_kernels(self, X) -> list[LowRank]:
+        """Sample the layer kernels over the points X without weights (NumPyro sites of `superposition.sample_latents`)
+        and return [kernel_0, ..., kernel_L].
+
+        Exact at every width: the kernels, and so the outputs at X, have the same law as on the faces `weights` and
+        `collapsed`. The kernels at other points cannot be computed from them: give all points at once.
+
+        >>> import jax.numpy as jnp, numpyro
+        >>> with numpyro.handlers.seed(rng_seed=0):
+        ...     [K.shape for K in Mlp(width=64, depth=2).sample_kernels(jnp.eye(3))]
+        [(3, 3), (3, 3), (3, 3)]
+        """
+        X = _inputs("X", X)
+        layers = plan(self, X.shape[1], len(X), len(X))
+        return [LowRank(root) for root in kernel_roots(self, sample_latents(self, layers), layers, X, len(X))]
+
+    def kernels(self, X) -> LowRank:
+        """Sample the layer kernels (NumPyro sites, see `sample_kernels`) and return kernel_L, the covariance of the
+        outputs."""
+        return self.sample_kernels(X)[-1]

@@ -9,7 +9,8 @@ from jax import Array
 from jaxtyping import Float
 
 from fieldprob.gp.covariance import LowRank
-from fieldprob.networks.arguments import _inputs, _is_zero
+from fieldprob.networks.arguments import _inputs
+from fieldprob.networks.superposition import features
 
 
 class Network(eqx.Module):
@@ -48,10 +49,7 @@ class Network(eqx.Module):
     def output_features(self, phi: Float[Array, "points neurons"]) -> Float[Array, "points features"]:
         """Features F of the last hidden layer's activations whose Gram matrix F F^T is kernel_L, bias included."""
         readout, bias = self._output_variances()
-        F = phi * jnp.sqrt(readout / phi.shape[-1]).astype(phi.dtype)
-        if _is_zero(bias):
-            return F
-        return jnp.concatenate([F, jnp.full_like(F[:, :1], 1.0) * jnp.sqrt(bias).astype(F.dtype)], axis=1)
+        return features(phi, readout / phi.shape[-1], bias)
 
     def outputs(self, parameters, phi: Float[Array, "points neurons"]) -> Float[Array, "points outputs"]:
         """Outputs for given readout parameters and last activations."""

@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from fieldprob import statistics
 from fieldprob.gp import Dense, LowRank, Marginal, Stack, Values, condition, cross_covariance, observe
+from fieldprob.networks.superposition import kernel_roots, plan, sample_latents
 
 _RECORDED_POINTS = 24
 # Largest ratio of prior variance to noise at which float32 features leave the log density accurate to about 1e-3.
@@ -22,6 +23,8 @@ _MIXED_CONDITION = 1000.0
 # Above this condition number the P x P system cannot be solved to a few per mille in float32.
 _FLOAT32_CONDITION = 1e5
 _FLOAT64_CONDITION = 1e12
+# Faces that integrate the readout out, so that `f` is a conditional mean and has a conditional variance.
+CONDITIONAL_FACES = ("collapsed", "kernels")
 
 
 def regression(net, task, *, face: str = "collapsed", precision: str = "auto", kernel_points=None):
@@ -30,12 +33,14 @@ def regression(net, task, *, face: str = "collapsed", precision: str = "auto", k
     Args:
         net: a network; `face` must be one of `net.faces`.
         task: a `Task`; its noise is rescaled by `net.effective_noise(task)`. Its observations may include linear
-            operators, whatever the face.
+            operators, on every face but "kernels".
         face: "weights" samples every weight, "collapsed" all but the readout, which is integrated out exactly (`f` and
             `f_test` are then conditional means, with `f_conditional_variance` and `f_test_conditional_variance` beside
-            them), "limit" the outputs of the infinite-width Gaussian process.
-        precision: of the features in the likelihood of `collapsed`: "full", "mixed" (float32 features, everything else
-            in the default float) or "auto": mixed where it is accurate, see `feature_dtype`.
+            them), "kernels" the layer kernels without any weights (conditional means as on "collapsed"; values at
+            points only), "limit" the outputs of the infinite-width Gaussian process.
+        precision: of the features in the likelihood of `collapsed` and `kernels`: "full", "mixed" (float32 features,
+            everything else in the default float) or "auto": on `collapsed` mixed where it is accurate, see
+            `feature_dtype`, on `kernels` full.
         kernel_points: indices, in train then test points, of the points whose layer kernels are recorded; all if there
             are at most 24 of them, else 12 of each spread evenly.
 
@@ -56,6 +61,9 @@ def regression(net, task, *, face: str = "collapsed", precision: str = "auto", k
         _weights(net, task, kernel_points)
     elif face == "collapsed":
         _collapsed(net, task, kernel_points, feature_dtype(net, task, precision))
+    elif face == "kernels":
+        # a triangular root in float32 is coarser than float32 features: only where it is asked for
+        _kernels(net, task, kernel_points, feature_dtype(net, task, "full" if precision == "auto" else precision))
     else:
         _limit(net, task, kernel_points)
 
@@ -152,7 +160,7 @@ def _weights(net, task, kernel_points):
     hidden_test = net.hidden(parameters, task.X_test) if task.test_points else None
     f_all = f if hidden_test is None else jnp.concatenate([f, net.outputs(parameters, hidden_test[-1])])
     _register_outputs(task, f_all, None)
-    _register_kernels(net, task, hidden, hidden_test, kernel_points)
+    _register_hidden(net, task, hidden, hidden_test, kernel_points)
 
 
 def _collapsed(net, task, kernel_points, dtype):
@@ -176,9 +184,30 @@ def _collapsed(net, task, kernel_points, dtype):
     F = net.output_features(hidden[-1])
     F_all = F if hidden_test is None else jnp.concatenate([F, net.output_features(hidden_test[-1])])
     L_F = rows(task.X.dtype) if several else F
-    posterior = condition(L_F @ L_F.T, noise, observed.y, F_all @ L_F.T, jnp.sum(F_all**2, axis=-1))
-    _register_outputs(task, posterior.mean, posterior.variance)
-    _register_kernels(net, task, hidden, hidden_test, kernel_points)
+    _register_conditional(task, noise, observed.y, L_F, F_all)
+    _register_hidden(net, task, hidden, hidden_test, kernel_points)
+
+
+def _kernels(net, task, kernel_points, dtype):
+    if len(task.observations) > 1:
+        able = [face for face in net.faces if face != "kernels"]
+        raise ValueError(
+            f"task {task.name!r} observes linear operators, which act on functions of an input, but face 'kernels' "
+            f"samples kernels at given points only: use another face ({', '.join(able)})."
+        )
+    P = task.points
+    layers = plan(net, task.inputs, P + task.test_points, P)
+    latents = sample_latents(net, layers)
+    noise = net.effective_noise(task)
+    root = kernel_roots(net, latents, layers, task.X.astype(dtype), P)[-1]
+    numpyro.sample("y", Marginal(LowRank(root), noise, task.outputs), obs=task.y)
+
+    # From here on nothing enters the likelihood.
+    X_all = jnp.concatenate([task.X, task.X_test]) if task.test_points else task.X
+    roots = kernel_roots(net, latents, layers, X_all, P)
+    _register_conditional(task, noise, task.y, roots[-1][:P], roots[-1])
+    _register_alignments(task, [root[:P] @ root[:P].T for root in roots[1:]])
+    _register_kernels([root[kernel_points] @ root[kernel_points].T for root in roots])
 
 
 def _limit(net, task, kernel_points):
@@ -197,11 +226,8 @@ def _limit(net, task, kernel_points):
     else:
         _observe(f[len(X) :], net.effective_noise(observed), observed.y)
     _register_outputs(task, f[: len(X)], None)
-    for layer, K in enumerate(kernels):
-        numpyro.deterministic(f"kernel_{layer}", K[np.ix_(kernel_points, kernel_points)])
-        if layer:
-            alignment = statistics.centred_kernel_alignment(K[: task.points, : task.points], task.y)
-            numpyro.deterministic(f"alignment_{layer}", alignment)
+    _register_alignments(task, [K[: task.points, : task.points] for K in kernels[1:]])
+    _register_kernels([K[np.ix_(kernel_points, kernel_points)] for K in kernels])
 
 
 # --- pieces they share ------------------------------------------------------------------------------------------------
@@ -230,13 +256,27 @@ def _register_outputs(task, f_all, conditional_variance):
             numpyro.deterministic(loss_name, jnp.mean((target - f) ** 2) + extra)
 
 
-def _register_kernels(net, task, hidden, hidden_test, kernel_points):
-    for layer, K in enumerate(net.layer_kernels(hidden, task.X)[1:], start=1):
-        numpyro.deterministic(f"alignment_{layer}", statistics.centred_kernel_alignment(K, task.y))
+def _register_conditional(task, noise, y, F, F_all):
+    """Outputs at all points given features F of what is observed and F_all of the points, as conditional moments."""
+    posterior = condition(F @ F.T, noise, y, F_all @ F.T, jnp.sum(F_all**2, axis=-1))
+    _register_outputs(task, posterior.mean, posterior.variance)
+
+
+def _register_hidden(net, task, hidden, hidden_test, kernel_points):
+    _register_alignments(task, net.layer_kernels(hidden, task.X)[1:])
     X_all = task.X
     if hidden_test is not None:
         X_all = jnp.concatenate([task.X, task.X_test])
         hidden = [jnp.concatenate(pair) for pair in zip(hidden, hidden_test, strict=True)]
-    chosen = [phi[kernel_points] for phi in hidden]
-    for layer, K in enumerate(net.layer_kernels(chosen, X_all[kernel_points])):
+    _register_kernels(net.layer_kernels([phi[kernel_points] for phi in hidden], X_all[kernel_points]))
+
+
+def _register_alignments(task, kernels):
+    """`alignment_1`, ... of the kernels [kernel_1, ...] over the training points."""
+    for layer, K in enumerate(kernels, start=1):
+        numpyro.deterministic(f"alignment_{layer}", statistics.centred_kernel_alignment(K, task.y))
+
+
+def _register_kernels(kernels):
+    for layer, K in enumerate(kernels):
         numpyro.deterministic(f"kernel_{layer}", K)

@@ -15,8 +15,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from fieldprob.activations.four_point import CLOSED
 from fieldprob.theory.setting import Setting
 
+_TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
 _BATCH = 64  # draws carried through the layers at once
 
 
@@ -35,8 +37,33 @@ class Layer(NamedTuple):
 
 def layers_of(problem: Setting) -> list[Layer]:
     weights = (*problem.weight_variance[1:], problem.readout)
-    biases = (*problem.bias_variance[1:], 0.0)
+    biases = (*problem.bias_variance[1:], problem.readout_bias)
     return [Layer(*parts) for parts in zip(problem.activations, weights, biases, problem.widths, strict=True)]
+
+
+def layers_of_network(net) -> list[Layer]:
+    """Those of an `Mlp`, the bias of its readout included; numbers as arrays: one compilation for all their values."""
+    readout, bias = net.readout_variance / net.chi, net.bias_variance[-1] / net.chi
+    weights, biases = (*net.weight_variance[1:], readout), (*net.bias_variance[1:-1], bias)
+    numbers = [[jnp.asarray(value, float) for value in values] for values in (weights, biases, net.widths)]
+    return [Layer(*parts) for parts in zip(net.activations, *numbers, strict=True)]
+
+
+def chosen_method(method: str, activations, points: int, neurons: int, key) -> str:
+    """ "tensor" or "neurons"; raises a ValueError for anything else, and for draws that cannot be made."""
+    if method not in ("auto", "tensor", "neurons"):
+        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
+    if method == "auto":
+        closed = all(isinstance(phi, CLOSED) for phi in activations)
+        method = "tensor" if closed and points <= _TENSOR_POINTS else "neurons"
+    if method == "neurons" and neurons < 2:
+        raise ValueError(f"neurons is {neurons}: averages over draws of neurons need two or more.")
+    if method == "neurons" and key is None:
+        raise ValueError(
+            f"four-point functions at {points} points are averaged over draws of neurons (exact are those of some "
+            f"activations at up to {_TENSOR_POINTS} points): give a key, key=jax.random.key(0)."
+        )
+    return method
 
 
 def over_pairs(layer: Layer, unit_covariance, observe):

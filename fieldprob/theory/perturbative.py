@@ -16,7 +16,7 @@ over one-neuron draws (theory 01, E12). All else is the same code.
 
 import warnings
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,12 +26,19 @@ from jax import Array
 from jax.core import Tracer
 
 from fieldprob import statistics
-from fieldprob.activations.four_point import CLOSED, unit_covariance
+from fieldprob.activations.four_point import unit_covariance
 from fieldprob.prediction import Prediction
-from fieldprob.theory.kernel_fluctuations import Fluctuation, along, layers_of, over_neurons, over_pairs, through
+from fieldprob.theory.kernel_fluctuations import (
+    Fluctuation,
+    along,
+    chosen_method,
+    layers_of,
+    over_neurons,
+    over_pairs,
+    through,
+)
 from fieldprob.theory.setting import Setting, predict, setting
 
-_TENSOR_POINTS = 24  # the most points for which "auto" takes the tensor: points^4 numbers
 _LARGE = 0.3  # change of the kernel, relative to its size, above which a first order is not to be trusted
 
 
@@ -45,7 +52,7 @@ def perturbative(
     `theory.rescaling` or `theory.adaptation` there.
 
     Args:
-        net: an `Mlp` with one output and no readout bias; hidden biases enter through the kernels.
+        net: an `Mlp` with one output; biases enter through the kernels.
         task: a `Task` of values at points.
         method: "tensor" for the exact four-point functions of all quadruples of points (points^4 numbers, training and
             test points together), "neurons" for averages over draws of one neuron (points^2 numbers), "auto" for the
@@ -72,35 +79,45 @@ def perturbative(
     >>> bool(abs((at[0] - limit) - 2 * (at[1] - limit)).max() < 1e-12)
     True
     """
-    problem = setting("perturbative", net, task)
+    problem = setting("perturbative", net, task, readout_bias=True)
     limit, shift, square = expansion(
         problem, net.limit_kernels(problem.X), method=method, neurons=neurons, key=key, nodes=nodes
     )
     total = jax.tree.map(jnp.add, limit, shift)
     _warn_large(net, limit, shift)
+    require_definite("perturbative", net, total)
+    return Prediction(
+        theory="perturbative",
+        order="first order in 1/N",
+        source="theory 01, E8-E12; theory 03, (27)-(31), (39)-(41)",
+        log_evidence=total.log_evidence,
+        mean=total.mean,
+        **moments_of(total, square),
+    )
+
+
+def require_definite(theory: str, net, total: Prediction) -> None:
+    """Raise a ValueError where a covariance of outputs to first order is indefinite."""
     for name, covariance in total.covariance.items():
         if isinstance(covariance, Tracer):
             continue
         eigenvalues = np.linalg.eigvalsh(np.asarray(covariance))
         if eigenvalues[0] < -1e-10 * eigenvalues[-1]:
             raise ValueError(
-                f"theory 'perturbative': the covariance of {name} comes out indefinite, so the correction in 1/N is "
-                f"not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation, or more "
-                "neurons."
+                f"theory {theory!r}: the covariance of {name} comes out indefinite, so the correction in 1/N is "
+                f"not small (widths {net.widths}, chi {net.chi:g}): use theory.rescaling, at one hidden layer "
+                "theory.adaptation, or more neurons."
             )
+
+
+def moments_of(total: Prediction, square: Prediction | None) -> dict[str, Any]:
+    """Variances, covariances and standard errors of an expansion, as arguments of a `Prediction`."""
     errors = {} if square is None else {"error": square.mean, "variance_error": square.variance}
-    return Prediction(
-        theory="perturbative",
-        order="first order in 1/N",
-        source="theory 01, E8-E12; theory 03, (27)-(31), (39)-(41)",
-        mean=total.mean,
-        variance={
-            name: value if name in limit.covariance else jnp.maximum(value, 0) for name, value in total.variance.items()
-        },
-        covariance=total.covariance,
-        log_evidence=total.log_evidence,
-        **{moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()},  # pyright: ignore
-    )
+    variance = {
+        name: value if name in total.covariance else jnp.maximum(value, 0) for name, value in total.variance.items()
+    }
+    roots = {moment: {name: jnp.sqrt(e) for name, e in named.items()} for moment, named in errors.items()}
+    return {"variance": variance, "covariance": total.covariance, **roots}
 
 
 def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
@@ -109,7 +126,8 @@ def _warn_large(net, limit: Prediction, shift: Prediction) -> None:
     if not isinstance(relative, Tracer) and relative > _LARGE:
         warnings.warn(
             f"theory 'perturbative': the kernel of the outputs changes by {relative:.0%}, too much for a first order "
-            f"in 1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling or theory.adaptation.",
+            f"in 1/N (widths {net.widths}, chi {net.chi:g}): use theory.rescaling, or at one "
+            "hidden layer theory.adaptation.",
             stacklevel=3,
         )
 
@@ -127,18 +145,11 @@ def expansion(
     """The posterior with the given kernels of all layers, what their fluctuations add to it to first order in 1/N, and
     the squared standard error of that (None if it has none).
 
-    `pulled` says whether the data's pull G : E is to be added: not where the kernels given have been pulled already.
+    `pulled` says whether the data's pull G : E is to be added: not where the kernels given have been pulled already
+    (nor to the evidence, which then is that of the kernels given).
     Other arguments and errors are those of `perturbative`.
     """
-    if method not in ("auto", "tensor", "neurons"):
-        raise ValueError(f"method is {method!r}: give 'auto', 'tensor' or 'neurons'.")
-    if method == "auto":
-        closed = all(isinstance(phi, CLOSED) for phi in problem.activations)
-        method = "tensor" if closed and len(problem.X) <= _TENSOR_POINTS else "neurons"
-    if method == "neurons" and (key is None or neurons < 2):
-        raise ValueError(
-            f"method 'neurons' with key={key}, neurons={neurons}: give a key, e.g. jax.random.key(0), and two or more."
-        )
+    method = chosen_method(method, problem.activations, len(problem.X), neurons, key)
     numbers = jax.tree.map(  # one compilation for all widths and variances
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf,
         problem._replace(widths=tuple(float(n) for n in problem.widths)),
@@ -244,6 +255,8 @@ def _first_order(limit: _Limit, carried: Fluctuation, kernels, alignment, pulled
     Y, Z, m = carried.Y[-1], carried.Z[-1], carried.shift[-1]
     Yd, Zd, AY = Y @ d, Z @ d, A @ Y
     pull, pull_Y = ((V @ d @ d - jnp.sum(R * V)) / 2 for V in (Z, Y))  # V : conjugate kernel
+    if not pulled:
+        pull = 0.0
     exchange = AY @ R @ Z
     log_evidence = m @ d @ d - jnp.sum(R * m) + pull * pull_Y - Zd @ R @ Yd + jnp.sum((Z @ R) * (Y @ R).T) / 2
     bends, variance_of = [], {}
@@ -251,8 +264,6 @@ def _first_order(limit: _Limit, carried: Fluctuation, kernels, alignment, pulled
         bends.append(along(lambda K, Y=Y_l: along(alignment, K, Y), K, Z_l) / 2)
         variance_of[f"kernel_{layer}"] = Y_l * Z_l
         variance_of[f"alignment_{layer}"] = along(alignment, K, Y_l) * along(alignment, K, Z_l)
-    if not pulled:
-        pull = 0.0
     return _Moments(
         mean=A @ (m @ d + Yd * pull) - exchange @ d,
         covariance=A @ (m + Y * pull) @ A.T + _even(jnp.outer(A @ Yd, A @ Zd) - exchange @ A.T),

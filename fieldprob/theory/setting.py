@@ -19,11 +19,12 @@ from fieldprob.theory.precision import require_float64
 
 
 class Setting(NamedTuple):
-    """A fully connected network with no bias at its readout, and one output to learn.
+    """A fully connected network and one output to learn; `readout_bias` is zero for most theories.
 
     `X` holds the `points` training points, then the test points. `noise` is the effective noise variance of the
     training points: a scalar, (points,), or a covariance. `readout` is the readout variance per fan-in with its 1/chi
-    (theory 02's G); `weight_variance` and `bias_variance` are those of the layers before it, per fan-in.
+    (theory 02's G); `weight_variance` and `bias_variance` are those of the layers before it, per fan-in;
+    `readout_bias` the variance of the readout's bias, with its 1/chi.
     """
 
     X: Float[Array, "all_points inputs"]
@@ -37,6 +38,7 @@ class Setting(NamedTuple):
     weight_variance: tuple
     bias_variance: tuple
     activations: tuple[Activation, ...]
+    readout_bias: Any = 0.0
 
     @property
     def kernel_0(self) -> Float[Array, "all_points all_points"]:
@@ -55,13 +57,16 @@ class Setting(NamedTuple):
         return min(self.points, self.X.shape[1] + 1) if linear else self.points
 
 
-def setting(theory: str, net, task, *, linear: bool = False, depth: int | None = None) -> Setting:
+def setting(
+    theory: str, net, task, *, linear: bool = False, depth: int | None = None, readout_bias: bool = False
+) -> Setting:
     """Check a network and a task for a theory of finite width.
 
     Args:
         theory: its name, for the errors.
         linear: whether activations must be linear and hidden biases zero.
         depth: the only number of hidden layers that the theory is for.
+        readout_bias: whether the readout may have a bias.
 
     Raises:
         TypeError: the network is not an `Mlp`, or the task not a `Task`.
@@ -76,7 +81,7 @@ def setting(theory: str, net, task, *, linear: bool = False, depth: int | None =
         raise ValueError(f"the task has {task.outputs} outputs: theory {theory!r} is for one.")
     if len(task.observations) != 1:
         raise ValueError(f"the task observes linear operators: theory {theory!r} is for values at points.")
-    if not _zero(net.bias_variance[-1]):
+    if not readout_bias and not _zero(net.bias_variance[-1]):
         raise ValueError(f"bias_variance[{net.depth}] is not zero: theory {theory!r} has no bias at the readout.")
     if depth is not None and net.depth != depth:
         raise ValueError(f"net has depth {net.depth}: theory {theory!r} is for depth {depth}.")
@@ -100,6 +105,7 @@ def setting(theory: str, net, task, *, linear: bool = False, depth: int | None =
         weight_variance=net.weight_variance,
         bias_variance=net.bias_variance[:-1],
         activations=net.activations,
+        readout_bias=net.bias_variance[-1] / net.chi,
     )
 
 

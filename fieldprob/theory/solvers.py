@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optimistix as optx
 from jax import Array
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float
 
 _ARMIJO = 1e-4
 _HALVINGS = 60
+_DENSE = 1024  # unknowns up to which the implicit derivative is a dense solve
 
 
 class Derivatives(NamedTuple):
@@ -168,3 +170,125 @@ def minimise(function: Callable, start: Float[Array, " n"], args: Any = (), *, t
     """
     solution = optx.minimise(function, optx.BFGS(rtol=tol, atol=tol), start, args, max_steps=1000, throw=False)
     return solution.value, solution.result == optx.RESULTS.successful
+
+
+def minimise_large(function: Callable, start: Float[Array, " n"], args: Any = (), *, memory: int = 20):
+    """A minimum of a smooth function (x, args) of many numbers of order one; and whether it converged.
+
+    Quasi-Newton steps that keep memory * n numbers (L-BFGS), which the rounding of the function stops half the digits
+    short; then Newton's method on the gradient, by conjugate gradients. Differentiable in `args`.
+
+    >>> x, converged = minimise_large(lambda x, c: jnp.sum(jnp.cosh(x - c)), jnp.zeros(2), 3.0)
+    >>> x.round(12).tolist(), bool(converged)
+    ([3.0, 3.0], True)
+    """
+    frozen = jax.lax.stop_gradient(args)
+    solver = optx.LBFGS(rtol=1e-6, atol=1e-6, history_length=memory)
+    near = optx.minimise(function, solver, start, frozen, max_steps=1000, throw=False).value
+    solution = optx.root_find(
+        jax.grad(function),
+        optx.Newton(rtol=1e-9, atol=1e-9, linear_solver=lx.CG(rtol=1e-6, atol=1e-12, max_steps=2000)),
+        jax.lax.stop_gradient(near),
+        args,
+        max_steps=20,
+        adjoint=_implicit(start.size),
+        tags=frozenset({lx.positive_semidefinite_tag}),
+        throw=False,
+    )
+    return solution.value, solution.result == optx.RESULTS.successful
+
+
+class _History(NamedTuple):
+    """Past unknowns and their residuals, how many, the best of them, the damping after failures, the last residual."""
+
+    unknowns: Float[Array, "memory n"]
+    residuals: Float[Array, "memory n"]
+    count: Any
+    best: Float[Array, " n"]
+    best_residual: Float[Array, " n"]
+    damping: Any
+    error: Any
+
+
+class Anderson(optx.AbstractFixedPointSolver):
+    """Fixed-point iteration with Anderson's acceleration (Walker & Ni, SIAM J. Numer. Anal. 49, 1715 (2011)).
+
+    A step that leads out of the domain (NaN or infinity), or to a residual ten times that of the best point so far, is
+    taken back: the iteration starts again from there with half the damping.
+    """
+
+    rtol: float
+    atol: float = 0.0
+    norm: Callable = optx.max_norm
+    memory: int = 6
+
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags):
+        past, infinite = jnp.zeros((self.memory, y.size)), jnp.array(jnp.inf)
+        return _History(past, past, jnp.array(0), y, jnp.zeros_like(y), jnp.array(1.0), infinite)
+
+    def step(self, fn, y, args, options, state, tags):
+        value, aux = fn(y, args)
+        residual = value - y
+        size, best_size = self.norm(residual), self.norm(state.best_residual)
+        first = ~jnp.isfinite(state.error)
+        accepted = jnp.isfinite(size) & (first | (size < 10 * best_size))
+
+        def forward(state):
+            slot = state.count % self.memory
+            unknowns, residuals = state.unknowns.at[slot].set(y), state.residuals.at[slot].set(residual)
+            known = (jnp.arange(self.memory) <= state.count) & (jnp.arange(self.memory) != slot)
+            dy, dr = (jnp.where(known[:, None], past - now, 0) for past, now in ((unknowns, y), (residuals, residual)))
+            orthogonal, triangle = jnp.linalg.qr(dr.T)
+            mixed = jnp.linalg.lstsq(triangle, -orthogonal.T @ residual, rcond=1e-10)[0]
+            y_new = y + mixed @ dy + state.damping * (residual + mixed @ dr)
+            better = first | (size < best_size)
+            best = jnp.where(better, y, state.best), jnp.where(better, residual, state.best_residual)
+            return y_new, _History(unknowns, residuals, state.count + 1, *best, state.damping, size)
+
+        def back(state):
+            damping = state.damping / 2
+            y_new = state.best + damping * state.best_residual
+            return y_new, state._replace(count=jnp.array(0), damping=damping)
+
+        y_new, state = jax.lax.cond(accepted, forward, back, state)
+        return y_new, state, aux
+
+    def terminate(self, fn, y, args, options, state, tags):
+        return state.error <= self.atol + self.rtol * self.norm(y), optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {"residual": state.error}
+
+
+def fixed_point(
+    function: Callable,
+    start: Float[Array, " n"],
+    args: Any = (),
+    *,
+    rtol: float = 1e-11,
+    memory: int = 6,
+    max_steps: int = 200,
+):
+    """The x with function(x, args) = x near `start`, by Anderson's iteration; whether it converged; and the steps.
+
+    Converged means a residual below rtol times the largest entry of x. Differentiable in `args`.
+
+    >>> x, converged, steps = fixed_point(lambda x, c: c * jnp.cos(x), jnp.array([1.0]), 1.0)
+    >>> round(float(x[0]), 12), bool(converged), int(steps) < 12
+    (0.739085133215, True, True)
+    """
+    solution = optx.fixed_point(
+        function,
+        Anderson(rtol, memory=memory),
+        start,
+        args,
+        max_steps=max_steps,
+        adjoint=_implicit(start.size),
+        throw=False,
+    )
+    return solution.value, solution.result == optx.RESULTS.successful, solution.stats["num_steps"]
+
+
+def _implicit(unknowns: int) -> optx.ImplicitAdjoint:
+    dense = lx.AutoLinearSolver(well_posed=None)
+    return optx.ImplicitAdjoint(dense if unknowns <= _DENSE else lx.GMRES(rtol=1e-9, atol=1e-11, restart=40))

@@ -210,23 +210,30 @@ def largest_growth(neuron: Neuron, w: Float[Array, "samples directions"], vector
     The measure tilted by M = coefficient vector vector^T is normalisable where c < 1 (02 (50)). The maximum is sought
     by ascent from those directions of the neurons `w` in which it is largest.
     """
-    plus, minus = slopes(neuron.activation)
     X = neuron.coordinates[: neuron.points]
+    rising = growing_part(neuron.activation)
+    return largest_on_sphere(lambda n: coefficient * neuron.variance * (rising(n @ X.T) @ vector) ** 2, w)
 
-    def growth(n):
-        h = n @ X.T
-        return coefficient * neuron.variance * ((plus * jax.nn.relu(h) + minus * jax.nn.relu(-h)) @ vector) ** 2
 
+def growing_part(activation: Activation):
+    """The part of phi that grows linearly, as a function."""
+    plus, minus = slopes(activation)
+    return lambda h: plus * jax.nn.relu(h) + minus * jax.nn.relu(-h)
+
+
+def largest_on_sphere(function, w: Float[Array, "samples directions"]) -> Float[Array, ""]:
+    """The maximum of a function of unit vectors, (..., directions) -> (...), by ascent from those directions of `w` in
+    which it is largest."""
     units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
-    best = units[jnp.argsort(-jax.lax.map(growth, units, batch_size=_CHUNK))[:32]]
-    gradient = jax.grad(lambda n: jnp.sum(growth(n)))
+    best = units[jnp.argsort(-jax.lax.map(function, units, batch_size=_CHUNK))[:32]]
+    gradient = jax.grad(lambda n: jnp.sum(function(n)))
 
     def ascend(n, size):  # to a maximum that may be a kink: steps of shrinking size
         g = gradient(n)
         norm = jnp.linalg.norm(g, axis=1, keepdims=True)
         n = n + size * g / jnp.where(norm > 0, norm, 1.0)
         n = n / jnp.linalg.norm(n, axis=1, keepdims=True)
-        return n, growth(n)
+        return n, function(n)
 
     _, values = jax.lax.scan(ascend, best, 0.3 * 0.8 ** jnp.arange(80))
     return jnp.max(values)

@@ -12,6 +12,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fieldprob.statistics.forces import (
+    conjugate_kernel,
+    kernel_gain,
+    normalised_discrepancy,
+    residual_conjugate_kernel,
+    ward_identity,
+)
+
+__all__ = [
+    "alignment_orthogonal", "alignment_parallel", "centred_kernel_alignment", "conjugate_kernel", "dims",
+    "hermite_coefficient", "is_invariant", "kernel_gain", "names", "normalised_discrepancy", "readout_norm",
+    "residual_conjugate_kernel", "ward_identity", "weight_covariance",
+]  # fmt: skip
+
 # name (a regular expression where the layer is a number), dimensions after the sample dimensions, meaning
 _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("f", ("train_point", "output"), "network outputs at the training inputs"),
@@ -36,6 +50,14 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (),
         "centred kernel alignment of kernel_l with the targets, on the training inputs",
     ),
+    (
+        r"conjugate_kernel_\d+",
+        ("train_point", "train_point_"),
+        "force of the data on kernel_l: derivative of the log likelihood",
+    ),
+    (r"kernel_gain_\d+", (), "coefficient of y y^T in kernel_l less its prior mean, on the training inputs"),
+    (r"kernel_shift_\d+", ("point", "point_"), "posterior mean of kernel_l less its prior mean"),
+    (r"alignment_gain_\d+", (), "posterior mean of alignment_l less its prior mean"),
     ("discrepancy", ("train_point", "output"), "y - f at the training inputs"),
     ("discrepancy_conditional_variance", ("train_point",), "variance of f given the hidden weights"),
     ("discrepancy_test", ("test_point", "output"), "y - f at the test inputs"),
@@ -63,7 +85,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 # Latent sites: relabelling the hidden neurons, or flipping the sign of an odd one, changes them but not the network.
-_LATENT = re.compile(r"(weight|bias|phase)_\d+|readout")
+_LATENT = re.compile(r"(weight|bias|phase|latent)_\d+|readout")
 
 
 def names() -> tuple[str, ...]:
@@ -144,28 +166,6 @@ def centred_kernel_alignment(
     gram = Y.swapaxes(-2, -1) @ Y  # |YYᵀ| = |YᵀY| in the Frobenius norm, and outputs are few
     square = (K * K).sum(axis=(-2, -1)) * (gram * gram).sum(axis=(-2, -1))
     return overlap / (square + (square == 0)) ** 0.5
-
-
-def normalised_discrepancy(
-    f: Float[Any, "*batch points outputs"], y: Float[Any, "points outputs"], noise
-) -> Float[Any, "*batch points outputs"]:
-    """noise^-1 (y - f): averaged over the posterior, the saddle of the field conjugate to f (theory 02's tau).
-
-    `noise` is the effective noise variance of the likelihood (1/chi included): a number, (points,) or (points, points).
-
-    Raises:
-        ValueError: f is not (..., points, outputs) like y.
-
-    >>> import numpy as np
-    >>> normalised_discrepancy(np.array([[1.0], [2.0]]), np.array([[3.0], [3.0]]), 0.5).ravel().tolist()
-    [4.0, 2.0]
-    """
-    if np.shape(f)[-2:] != np.shape(y):
-        raise ValueError(f"f has shape {np.shape(f)} and y {np.shape(y)}: give both (points, outputs)")
-    difference = y - f
-    if np.ndim(noise) == 2:
-        return _module(f).linalg.solve(noise, difference)
-    return difference / (noise[:, None] if np.ndim(noise) == 1 else noise)
 
 
 def alignment_parallel(
