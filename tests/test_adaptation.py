@@ -271,6 +271,8 @@ def test_the_exact_reference_of_e5_to_the_printed_digits(activation, N, rich):
     assert_printed(errors, E5[activation, N, rich])
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_loop_and_hessian_are_the_derivatives_of_the_action():
     """The closed forms of (43) and of grad ln det M against automatic differentiation, with test points."""
     from fieldprob.theory.adaptation import nonlinear

@@ -105,6 +105,7 @@ def test_the_edge_is_marked_where_the_variance_is_swept():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_figures_of_the_studies(result):
     study = load("criticality").study(draws=4000, width=300)
     (ax,) = study.figures["gain"](result).axes

@@ -103,6 +103,7 @@ def test_widths_at_which_the_covariance_is_indefinite_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_fraction_of_the_small_case_falls_as_in_the_document():
     """03, (42): 22 %, 5.8 %, 0.5 % at N = 10, 20, 40, with the first order of the covariance; here the covariance of
     1e5 draws of the prior, which is larger or smaller by 1/N: within a factor 2 and 1 %."""

@@ -225,6 +225,7 @@ def linear_net(widths, bias=0.0):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_linear_networks_conserve_a_matrix():
     """(24): T_l C_l is the same in all layers, and the kernels a product; the bias of a kernel breaks
     it between the layers before and after (identity 14)."""
@@ -241,6 +242,7 @@ def test_linear_networks_conserve_a_matrix():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_linear_saddle_is_the_fixed_point_of_its_matrix_equations():
     """(23) iterated in NumPy: the minimum of (22) is the exact tilt."""
     net = linear_net((10, 12))
@@ -269,6 +271,7 @@ def scalar_saddle(s, N, L, c):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_linear_saddle_without_noise_is_a_scalar_equation():
     """(25)-(26), at three hidden layers."""
     N, net = 30, fp.Mlp(30, 3, "linear", weight_variance=(1.2, 0.9, 1.1), readout_variance=1.3)
@@ -281,6 +284,7 @@ def test_linear_saddle_without_noise_is_a_scalar_equation():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_linear_saddle_is_off_by_second_order_at_fixed_points():
     """E4 (a): against (10), for which the prior mean is the limit."""
     errors = []
@@ -337,6 +341,7 @@ def test_deep_linear_coefficient_at_as_many_points_as_neurons():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_gaussian_tilt_of_a_linear_layer_is_f13():
     """Covariance of the first layer's weights by 01 F13, at intermediate chi."""
     net = fp.Mlp(20, 1, "linear", weight_variance=1.2, readout_variance=1.3, scaling=1.5)
@@ -362,6 +367,7 @@ def test_gaussian_tilt_of_erf_solves_f10_and_is_the_closure_of_adaptation():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_linear_layers_are_the_two_scalars_of_f15():
     """01 F15: in mean-field scaling the predictor of the Gaussian equations of two hidden layers is that of the saddle
     of two scalars, as N grows."""
@@ -464,6 +470,7 @@ def test_all_statistics_agree_with_first_order_to_second_order(tilt):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_predictor_of_e9():
     """E9 at N = 10, strictly to first order: the printed mean, variance and evidence; the adapted kernel alone in the
     formula of the process moves the mean the wrong way."""
@@ -480,6 +487,7 @@ def test_predictor_of_e9():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("tilt", "order"), [("leading", 2), ("exact", 2), ("gaussian", 1)])
 def test_order_of_the_error_against_the_exact_posterior_of_two_points(tilt, order):
     """One hidden layer in standard scaling, where the prior mean is the limit: second order in 1/N for both tilts,
@@ -512,6 +520,7 @@ def test_mean_field_readout():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_first_order_change_is_affine_in_the_square_of_the_targets():
     """E10, first half."""
     at = [np.stack(first_order(deep(100), CASE.replace(y=a * Y))) for a in (0.5, 1.0, 2.0)]
@@ -607,6 +616,7 @@ def test_sampled_change_follows_first_order_while_it_is_small():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("tilt", ["leading", "gaussian", "exact"])
 def test_predictions_are_differentiable(tilt):
     """Implicit derivatives of a kernel and of a force against central differences."""
@@ -656,6 +666,7 @@ def test_bad_arguments_are_refused(net, task, options, message):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_tilts_that_do_not_exist_or_that_nodes_miss_are_refused():
     task = fp.Task(X, 30 * Y, 0.2)
     options = {"tilt": "exact", "key": jax.random.key(0), "fluctuations": False}
@@ -696,6 +707,7 @@ def test_one_point_solves_its_scalar_equations():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_large_pre_activations_take_the_nodes_they_need():
     """A grid too coarse for them is not used: with a key, test points leave the training points as they are."""
     net = fp.Mlp(6, 1, "erf", 12.0, (0.6, 0.2), 1.5)
@@ -713,6 +725,7 @@ def test_large_pre_activations_take_the_nodes_they_need():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_quasi_random_nodes_can_be_compiled():
     net, key = deep(20, "relu"), jax.random.key(0)
 

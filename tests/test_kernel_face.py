@@ -225,6 +225,7 @@ def test_every_statistic_has_the_posterior_of_the_collapsed_face(case, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_small_case_of_theory_03_has_its_posterior_kernel():
     """E1's row of importance sampling (its error up to 2e-4), by 6e4 draws at N = 10: six numbers, 6 errors: 1e-8."""
     found = Importance.sample(*case_S(10), key=KEY, face="kernels", draws=60_000, batch=5000).posterior.mean["kernel_2"]
@@ -235,6 +236,7 @@ def test_the_small_case_of_theory_03_has_its_posterior_kernel():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kernel", [None, NUTS])
 def test_a_markov_chain_finds_the_posterior_kernel_of_the_small_case(kernel):
     """E1's row against the default sampler and NUTS, 5 Monte Carlo errors (six numbers: 3e-6)."""
@@ -253,6 +255,7 @@ def test_a_markov_chain_finds_the_posterior_kernel_of_the_small_case(kernel):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("widths", [(2,), (6, 3), (6, 3, 7)])
 def test_linear_networks_have_their_exact_posterior(widths):
     """Outputs, evidence and the kernels of every layer against the exact integral over scales (03, (9)-(10))."""
@@ -271,6 +274,7 @@ def test_linear_networks_have_their_exact_posterior(widths):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_point_of_a_linear_network_fluctuates_as_the_product_of_its_layers():
     """03, (11): Var = K^2 (prod (1 + 2 / N_l) - 1); 2e5 draws."""
     net = fp.Mlp((6, 3), 2, "linear")
@@ -370,6 +374,7 @@ def test_gradients_are_finite_and_right_where_kernels_are_singular(phi, width, r
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_coincident_points_have_one_kernel_and_draws_stay_finite(rng):
     X = singular_inputs(rng)
     K = drawn(fp.Mlp((7, 9), 2, "erf"), X, 500)
@@ -401,6 +406,7 @@ def test_many_and_distant_test_points_leave_the_training_points_alone(count, str
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_float32_kernels_are_those_of_float64(rng):
     net, X = fp.Mlp((7, 5), 2, ["erf", "linear"], bias_variance=0.1), rng.normal(size=(3, 4))
     layers = plan(net, 4, 3, 3)

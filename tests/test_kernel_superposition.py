@@ -11,6 +11,7 @@ MODEL = load("kernel_superposition")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("face", ["kernels", pytest.param("weights", marks=pytest.mark.long)])
 def test_the_small_case_agrees_with_the_reweighted_prior_and_not_with_the_limit(face, tmp_path):
     """The verdict's own false-alarm rate is set to 1e-6."""

@@ -186,6 +186,8 @@ def residual(N):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("make", [convolutional, pooled, pytest.param(residual, marks=pytest.mark.slow)])
 def test_kernels_and_tangent_kernels_of_random_networks_extrapolate_to_the_limit(make):
     """Twice the mean at width 32 minus the mean at 16, free of the bias of order 1/width: within 6 standard errors (of
@@ -329,7 +331,7 @@ def test_a_network_of_dense_layers_is_the_fully_connected_network():
 
     def everything(n, z):
         values = {"variance": n.limit_variance(X), "cross": n.limit(X[:2], X)}
-        for face in n.faces:
+        for face in net.faces:
             with numpyro.handlers.trace() as trace, numpyro.handlers.substitute(data=z):
                 fp.regression(n, TASK, face=face, precision="full")
             values |= {f"{face} {name}": site["value"] for name, site in trace.items()}

@@ -96,6 +96,8 @@ E3 = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_e2_and_e3_over_chi_to_the_printed_digits():
     chis = [1.0, 4.0, 16.0, 100.0, 400.0]
     table = ladder([{"chi": chi} for chi in chis], preset="ising", test=20)

@@ -99,6 +99,8 @@ def test_bad_input_names_the_argument_and_the_value():
         kernels.Network(["erf"], [1.0, 1.0], [0.0, 0.0])(X, Z[:, :2])
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_any_network_is_a_kernel_through_its_limit():
     layers = (Convolution(4, filter_size=3), "relu", Flatten(), Dense())
     net = fp.Sequential(*layers, positions=(3, 3))

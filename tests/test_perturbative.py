@@ -59,6 +59,8 @@ def exact_linear(K, y, points, noise, grids):
 # --- against the formulas of the documents ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_one_hidden_layer_by_the_tensor_formulas_of_01():
     """E8 (in V and in U), E9, E10 and E11 written out, with a noise matrix."""
     N, noise = 40, 0.3 * np.eye(4) + 0.05
@@ -152,6 +154,8 @@ def slope(errors, factor=2.0):
     return np.log(errors[-1] / errors[0]) / np.log(factor) / (len(errors) - 1)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_deep_linear_network_has_an_error_of_second_order():
     """Two hidden layers of widths N and 2 N: mean and variance at test points, evidence, and both kernels (03 (10))."""
     errors = {name: [] for name in ("f_test", "variance", "log_evidence", "kernel_1", "kernel_2")}
@@ -194,6 +198,8 @@ def test_two_points_have_an_error_of_second_order(name):
         assert -2.3 < slope(pair) < -1.7, (n, pair)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["relu", pytest.param("square", marks=[pytest.mark.slow, pytest.mark.long])])
 def test_one_point_has_an_error_of_second_order(name):
     """02 (51)-(52) at P = 1, where the four-point function of ReLU is exact too."""

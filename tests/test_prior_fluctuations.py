@@ -143,6 +143,7 @@ def test_the_scaling_of_the_readout_is_in_its_variances():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_covariances_and_shifts_of_e6_at_larger_width():
     net, points = e6(100)
     check_against_networks(net, points, erf, 30_000, 1, *predicted(net, points, PAIRS), second_order=4)
@@ -191,6 +192,7 @@ def test_linear_networks_exactly():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_variance_of_a_linear_network_is_the_first_order_of_11():
     """03 (11), exact at every width, by the product of chi-squares; the recursion is its first order."""
     N, L, one = 6, 4, jnp.ones((1, 2))
@@ -299,6 +301,7 @@ def test_response_is_the_contracted_tensor():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_shift_of_the_perturbative_theory_is_response_and_prior_shift():
     """03 (31) and (30): posterior mean of every kernel = limit + m + G : force; test rows of the force stay zero."""
     net = fp.Mlp((30, 20), 2, "erf", (1.2, 1.6), (0.0, 0.1, 0.0), 1.5)

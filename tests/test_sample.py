@@ -107,7 +107,7 @@ def test_chains_are_split_over_nothing_but_still_differ(samples):
         ({"chains": -1}, ValueError, "chains is -1"),
         ({"warmup": 1.5}, ValueError, "warmup is 1.5"),
         ({"seed": "one"}, TypeError, "seed is 'one'"),
-        ({"face": "kernels"}, ValueError, "no face 'kernels'"),
+        ({"face": "kernel"}, ValueError, "no face 'kernel'"),
         ({"kernel_points": [0, 99]}, ValueError, "from 0 to 7"),
         ({"kernel_points": [1, 1]}, ValueError, "distinct"),
         ({"precision": "half"}, ValueError, "precision is 'half'"),

@@ -165,6 +165,8 @@ def scale_of_noise(y):
     numpyro.sample("y", dist.Normal(shift, scale), obs=y)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_likelihood_tempering_leaves_prior_and_jacobian_of_constrained_sites_also_where_the_hottest_is_drawn():
     """Mean and mean square of log scale and log shift, by quadrature on a grid of the two logarithms."""
     y = np.array([0.3, 2.0, 1.2, -0.5])

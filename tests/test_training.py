@@ -129,6 +129,8 @@ def test_the_gaussian_process_test_can_fail():
     assert spread(T, gamma | {"weight_1": gamma["weight_1"] / 2}) > 1e-2
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_raw_and_whitened_training_are_the_same_process():
     """Langevin on the loss in the network's weights, and on the model with mobility gamma at temperature 1: the same
     steps from the same noise, at any step size."""
