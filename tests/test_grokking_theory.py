@@ -15,6 +15,8 @@ from fieldprob.theory import grokking
 from fieldprob.theory.grokking.dual import Dual, negative_dual
 from fieldprob.theory.grokking.overlaps import direction, features, target_coefficients
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # by hand, until the studies of grokking bring short versions
+
 POINTS = [(0.3, 0.4), (-0.9, 1.7), (1.4, 2.5), (0.02, 0.03)]  # m, q
 M, Q = (jnp.array(x) for x in zip(*POINTS, strict=True))
 
