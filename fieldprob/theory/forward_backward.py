@@ -19,12 +19,11 @@ from fieldprob.theory.layer_rescaling import rescale_layers
 from fieldprob.theory.perturbative import expansion, moments_of, require_definite
 from fieldprob.theory.setting import Setting, predict, setting
 from fieldprob.theory.solvers import require_converged
-from fieldprob.theory.tilted import require_normalisable
+from fieldprob.theory.tilted import SMALLEST_SAMPLE_SIZE, require_normalisable
 
 _TENSOR_POINTS = 12  # up to which the leading tilt takes the four-point functions of all points
 _SATURATED = 0.25  # points per neuron above which fluctuations of the kernels shift the saddle
 _LEAST_OVERLAP = 0.1  # of the exact tilt with its nodes
-_SMALLEST_SAMPLE_SIZE = 200.0
 _SOURCE = "theory 03, {}; Fischer et al., arXiv:2405.10761"
 _ORDERS = {
     "leading": "adaptation to first order in 1/N, tilts of layers to first order",
@@ -159,7 +158,7 @@ def _require_overlap(theory: str, saddle: Saddle, nodes: Nodes | None) -> None:
         return
     overlap = float(saddle.overlap)
     equal = not isinstance(nodes.weights, Tracer) and np.ptp(nodes.weights) == 0  # else a grid, dense where it counts
-    if overlap < _LEAST_OVERLAP or (equal and overlap * len(nodes.weights) < _SMALLEST_SAMPLE_SIZE):
+    if overlap < _LEAST_OVERLAP or (equal and overlap * len(nodes.weights) < SMALLEST_SAMPLE_SIZE):
         raise ValueError(
             f"theory {theory!r}: the tilted neurons have an effective sample size of {overlap:.2g} of the "
             f"{len(nodes.weights)} nodes: give more samples, raise noise_variance or the widths, or use tilt='gaussian'"
