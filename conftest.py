@@ -1,9 +1,16 @@
-"""Tests run in float64, as the command line does (float32 tests say so), with array shapes checked at run time."""
+"""Tests run in float64, as the command line does (float32 tests say so), with array shapes checked at run time.
+
+Compiled functions are kept in .pytest_cache/jax, which both workers, subprocesses and the next run share: compilation
+is most of the time that the tests take.
+"""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads fight with JAX's on small machines
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 from jaxtyping import install_import_hook
