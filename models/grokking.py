@@ -56,7 +56,9 @@ START_SHARE, START_OVERLAP = 0.2, 1.0  # of the neurons of a specialised start, 
 
 def population_network(net, population, *, degrees, edges, threshold):
     """The network on a population, its readout integrated out (theory 04, (2.8))."""
-    W = fp.networks.population_regression(net, population, degrees=degrees)
+    with numpyro.handlers.trace() as sites:
+        W = fp.networks.population_regression(net, population, degrees=degrees)
+    record_residual(sites["residual"]["value"], degrees)
     record_neurons(along_teacher(W, population.target), edges, threshold)
 
 
@@ -83,7 +85,7 @@ def data_network(net, task, *, teacher, degrees, edges, threshold, **options):
     h = overlaps(net.activations[0], m, q, degrees) * jnp.sqrt(net.readout_variance / net.chi / net.widths[0])
     norms = np.sqrt([float(np.prod(np.arange(1, k + 1))) for k in degrees])
     target = np.array([teacher.coefficients[k] if k < len(teacher.coefficients) else 0.0 for k in degrees])
-    numpyro.deterministic("residual", target - h @ readout / norms)
+    record_residual(target - h @ readout / norms, degrees)
     record_neurons(m, edges, threshold)
 
 
@@ -91,6 +93,12 @@ def hidden_weights(parameters, net):
     """Weights of the first layer (neurons, inputs), from their standard normal sites."""
     W = parameters["weight_0"]
     return W * jnp.sqrt(net.weight_variance[0] / W.shape[1])
+
+
+def record_residual(residual, degrees):
+    """One number for each degree."""
+    for degree, value in zip(degrees, residual, strict=True):
+        numpyro.deterministic(f"residual_{degree}", value)
 
 
 def record_neurons(m, edges, threshold):
@@ -208,29 +216,39 @@ def draw_overlaps(result, edges, fine, threshold):
     return figure
 
 
-def draw_phase(result, couplings, sizes):
-    """Where the run is among the phases of infinitely many inputs, and what it learned beside what they say."""
+def draw_phases(result, net, population):
+    """Where the run is among the phases: what is left to learn, and the share of specialised neurons, as data grow."""
     from matplotlib.figure import Figure
 
-    A_c = float(fp.theory.grokking.critical_point(couplings).couplings.data)
-    A = np.linspace(0.3, 2.0, 40) * A_c
-    phase = fp.theory.grokking.phase_diagram(couplings._replace(data=jnp.asarray(A)))
-    residual = result.samples["posterior"]["residual"]
-    mean, error = residual.mean(("chain", "draw")), residual.mean("draw").std("chain") / np.sqrt(residual.sizes["chain"])
-    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
-    for ax, degree, line, name in zip(figure.subplots(1, 2), (1, 3), phase[:2], ("linear", "cubic"), strict=True):
+    grokking = fp.theory.grokking
+    here = grokking.couplings(net, population)
+    critical = float(grokking.critical_point(here.width, here.weight_variance, here.cubic).data)
+    data = np.linspace(0.3, max(2.0, 1.2 * float(here.data) / critical), 50) * critical
+    limit = grokking.phase_diagram(data, here.width, here.weight_variance, here.cubic)
+    inputs, unit = population.measure.inputs, float(population.points[0] / here.data) * 1000
+    several = population.replace(
+        points=tuple(np.round(data * unit).astype(int).tolist()), noise_variance=1000 * population.noise_variance
+    )
+    curve = grokking.mean_field(net, several).mean
+    posterior = result.samples["posterior"]
+    panels = {
+        "residual_1": ("linear residual", curve["residual"][:, 0], limit.linear),
+        "residual_3": ("cubic residual", curve["residual"][:, 1], limit.cubic),
+        "specialised_fraction": ("share of specialised neurons", curve["specialised_fraction"], limit.droplets / inputs),
+    }
+    figure = Figure(figsize=(10.0, 3.4), layout="constrained")
+    for ax, (name, (label, line, infinite)) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         ax.spines[["top", "right"]].set_visible(False)
-        ax.plot(A, line, color="0.4", label="infinitely many inputs")
-        ax.axvline(A_c, color="0.5", linestyle=":", label="neurons begin to specialise")
-        for prediction in result.predictions:
-            found = dict(zip(prediction.coords["mode"], np.asarray(prediction.mean["residual"]), strict=True))
-            ax.plot([couplings.data], [found[degree]], "_", markersize=14, label=prediction.theory)
+        ax.plot(data, line, color="#0072B2", label=f"mean field, {inputs} inputs")
+        ax.plot(data, infinite, color="0.5", linestyle="--", label="infinitely many inputs")
+        ax.axvline(critical, color="0.5", linestyle=":", label="neurons begin to specialise")
+        mean, error = float(posterior[name].mean()), float(posterior[name].mean("draw").std("chain", ddof=1))
         ax.errorbar(
-            couplings.data, float(mean.sel(mode=degree)), 2 * float(error.sel(mode=degree)), color="k", marker="o",
-            markersize=4, linestyle="none", label=f"sampled, {sizes}",
+            float(here.data), mean, 2 * error / np.sqrt(posterior.sizes["chain"]), color="k", marker="o",
+            linestyle="none", label=f"sampled, {net.widths[0]} neurons",
         )  # fmt: skip
-        ax.set(xlabel="data A = readout variance × points / (noise × inputs)", ylabel=f"{name} residual")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+        ax.set(xlabel="data coupling A", ylabel=label)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 
@@ -301,7 +319,7 @@ def study(
 
     prior, task, further = population_network, None, {}
     theories = [partial(grokking.mean_field, order=order, **common) for order in ("tree", "one-loop")]
-    theories = [lambda *_, theory=theory: theory(net, population) for theory in theories]
+    theories = [lambda *_, theory=theory: by_degree(theory(net, population)) for theory in theories]
     if system == "population":
         prior = partial(population_network, net, population, degrees=degrees, **common)
     elif system == "neurons":
@@ -313,13 +331,17 @@ def study(
         prior = net
         further = {"model": partial(data_network, teacher=teacher, degrees=degrees, **common), "precision": "full"}
         theories = [
-            partial(grokking.on_data, teacher=teacher, key=jax.random.key(seed), **common),
-            lambda *_: population_only(grokking.mean_field(net, population, **common)),
+            lambda net, task: by_degree(grokking.on_data(net, task, teacher, key=jax.random.key(seed), **common)),
+            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **common))),
         ]
     figures = {"overlaps": partial(draw_overlaps, edges=edges, fine=fine, threshold=threshold)}
-    if system != "neurons" and activation == "erf" and degrees == (1, 3) and coefficients[1] == 1:
-        couplings = grokking.Couplings(data, strength, weight_variance, coefficients[3])
-        figures["phase"] = partial(draw_phase, couplings=couplings, sizes=f"{inputs} inputs, {width} neurons")
+    marks = {}
+    if has_phases(net, population):
+        coupled = grokking.couplings(net, population)
+        critical = grokking.critical_point(strength, weight_variance, coupled.cubic)
+        marks = {"data": {"neurons begin to specialise": float(critical.data)}}
+        if system != "neurons":
+            figures["phases"] = partial(draw_phases, net=net, population=population)
     middle = (edges[1:] + edges[:-1]) / 2
     return fp.Study(
         prior,
@@ -332,6 +354,7 @@ def study(
         seed=seed,
         sampler=from_both_sides if start == "both" else None,
         figures=figures,
+        marks=marks,
         chosen={"readout_variance": readout_variance, "noise_variance": count / effective, "points": count},
     )
 
@@ -342,7 +365,25 @@ def data_set(teacher, points, inputs, noise_variance, seed):
     return fp.Task(X, teacher(X), noise_variance, name="polynomial of one direction")
 
 
-def population_only(prediction):
+def by_degree(prediction):
+    """A prediction with one number for each degree of the residual, which a sweep draws."""
+    mean, error = dict(prediction.mean), dict(prediction.error)
+    for numbers in (mean, error):
+        for degree, value in zip(prediction.coords["mode"], numbers.pop("residual", ()), strict=False):
+            numbers[f"residual_{degree}"] = value
+    return replace(prediction, mean=mean, error=error)
+
+
+def of_the_average(prediction):
     """What a theory of the average over data sets says of one of them; its losses are others."""
     kept = [name for name in prediction.mean if name not in ("test_error", "test_loss")]
     return replace(prediction, mean={name: prediction.mean[name] for name in kept}, log_evidence=None)
+
+
+def has_phases(net, population):
+    """Whether the closed form of infinitely many inputs is for this network and teacher."""
+    try:
+        fp.theory.grokking.couplings(net, population)
+    except ValueError:
+        return False
+    return True

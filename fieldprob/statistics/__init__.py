@@ -73,6 +73,7 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("weight_bulk", (), "mean square first-layer weight in the other directions"),
     ("hermite_coefficient", ("degree",), "of an output as a function of one standard normal direction of the input"),
     ("residual", ("mode",), "of target - f, in monic orthogonal polynomials of the degrees `mode` along the teacher"),
+    (r"residual_\d+", (), "that of one degree"),
     ("overlap_histogram", ("bin",), "density of the overlap of a neuron with the teacher, `bin` its middle"),
     ("overlap_second_moment", (), "mean square overlap of a neuron with the teacher"),
     ("specialised_fraction", (), "share of the neurons whose overlap exceeds a threshold in absolute value"),
