@@ -38,9 +38,7 @@ presets = {
     "full": {"width": 200, "draws": 4000, "chains": 8, "jumps": 20},
     "table": {"width": 200, "draws": 1000, "jumps": 20},
     "data": {"system": "network", "width": 50, "data": 1.4, "points": 250},
-    "barrier": {
-        "width": 30, "inputs": 50, "data": 7.775, "strength": 2.0, "coefficients": (0.0, 1.0, 0.0, -0.6), "draws": 500,
-    },
+    "barrier": {"width": 120, "inputs": 120, "data": 1.1, "draws": 300, "start": "both", "jumps": 20},
     "paper": {
         "width": 700, "inputs": 150, "data": 1.1429, "strength": 0.0533333333, "weight_variance": 0.5,
         "coefficients": (0.0, 1.0, 0.0, -0.3), "points": 3000, "jumps": 40,
@@ -126,17 +124,23 @@ def specialised_start(site=None, *, direction, scale, share=START_SHARE, overlap
     return w.at[:chosen].add((overlap / scale * sign - along)[:, None] * direction)
 
 
-def neuron_proposal(prediction, direction, scale, broad=0.1):
+def neuron_proposal(prediction, direction, weight_variance, broad=0.1):
     """The law of a neuron's whitened weights that jumps propose: overlaps from a predicted histogram, smoothed by its
-    bins, and from a broad normal; the prior in all other directions."""
-    m = np.asarray(prediction.coords["bin"])
+    bins, and from a broad normal; in all other directions normal, as narrow as the wells of erf are."""
+    m, scale = np.asarray(prediction.coords["bin"]), np.sqrt(weight_variance / len(direction))
     share = np.asarray(prediction.mean["overlap_histogram"])
     share = np.append((1 - broad) * share / share.sum(), broad)
-    width = np.append(np.full(len(m), m[1] - m[0]), 0.5)
-    along = dist.MixtureSameFamily(
-        dist.Categorical(jnp.asarray(share)), dist.Normal(jnp.asarray(np.append(m, 0.0) / scale), jnp.asarray(width / scale))
-    )
-    return fp.infer.NormalButAlong(direction, along)
+    middle, width = np.append(m, 0.0), np.append(np.full(len(m), m[1] - m[0]), 0.5)
+    law = dist.Normal(jnp.asarray(middle / scale), jnp.asarray(width / scale))
+    along = dist.MixtureSameFamily(dist.Categorical(jnp.asarray(share)), law)
+
+    def across(s):
+        """sqrt(1 - 2t), t = m² / (1 + 2 |w|²) with |w|² - m² where it is most likely given m, in many dimensions."""
+        square = (scale * s) ** 2
+        total = 1 + 2 * weight_variance + 2 * square
+        return jnp.sqrt(1 - 4 * square / (total + jnp.sqrt(total**2 - 16 * weight_variance * square)))
+
+    return fp.infer.NormalButAlong(direction, along, across)
 
 
 def kernels(sampler, proposal, jumps, replicas, **options):
@@ -310,7 +314,7 @@ def study(
     common = {"edges": edges, "threshold": threshold}
 
     direction, scale = np.eye(inputs)[0], np.sqrt(weight_variance / inputs)
-    proposal = neuron_proposal(fine, direction, scale)
+    proposal = neuron_proposal(fine, direction, weight_variance)
     make = partial(kernels, sampler, proposal, jumps, replicas)
     starts = {"prior": {}, "specialised": {"init_strategy": specialised_start(direction=direction, scale=scale)}}
     if start == "both" and (chains < 2 or chains % 2):

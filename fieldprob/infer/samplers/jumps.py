@@ -196,7 +196,7 @@ class NeuronJumps(MCMCKernel):
         if isinstance(self._proposal, dict):
             unknown = sorted(self._proposal.keys() - (z.keys() if isinstance(z, Mapping) else set()))
             if unknown:
-                raise ValueError(f"proposal names {unknown}, which are no latent sites: there are {', '.join(z)}.")
+                raise ValueError(f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}.")
         shapes = {name: jnp.shape(z[name] if name else z) for name in proposal}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:
@@ -238,15 +238,22 @@ class NeuronJumps(MCMCKernel):
 
 
 class NormalButAlong(dist.Distribution):
-    """Standard normal in all directions but one, along which the law is another.
+    """Centred normal in all directions but one, along which the law is another.
 
     Args:
         direction: (inputs,), divided by its norm.
-        along: distribution of the component along it, a scalar.
+        along: distribution of the component s along it, a scalar.
+        across: standard deviation in all other directions, a function of s; 1 unless given. Where the law of a neuron
+            is narrower there in one well than in another, a proposal that is not is hardly ever accepted in many
+            dimensions.
+
+    Raises:
+        ValueError: no direction, or a law of more than one number.
 
     >>> import jax, jax.numpy as jnp
-    >>> q = NormalButAlong(jnp.array([0.0, 2.0]), dist.Normal(3.0, 0.1))
-    >>> bool(jnp.isclose(q.log_prob(jnp.array([1.0, 3.0])), dist.Normal(0, 1).log_prob(1.0) - jnp.log(0.1 * (2 * jnp.pi) ** 0.5)))
+    >>> q = NormalButAlong(jnp.array([0.0, 2.0]), dist.Normal(3.0, 0.1), lambda s: 2.0)
+    >>> expected = dist.Normal(0.0, 2.0).log_prob(1.0) + dist.Normal(3.0, 0.1).log_prob(2.9)
+    >>> bool(jnp.isclose(q.log_prob(jnp.array([1.0, 2.9])), expected))
     True
     """
 
@@ -254,25 +261,30 @@ class NormalButAlong(dist.Distribution):
     support = constraints.real_vector
     reparametrized_params: ClassVar = []
 
-    def __init__(self, direction, along: dist.Distribution, *, validate_args=None):
+    def __init__(self, direction, along: dist.Distribution, across=None, *, validate_args=None):
         direction = np.asarray(direction, float)
         if direction.ndim != 1 or not np.linalg.norm(direction) > 0:
             raise ValueError(f"direction has shape {direction.shape}: give a vector that is not zero.")
         if along.batch_shape or along.event_shape:
             raise ValueError(f"along has shape {along.batch_shape + along.event_shape}: give the law of one number.")
         self.direction = direction / np.linalg.norm(direction)
-        self.along = along
+        self.along, self.across = along, across
         super().__init__(event_shape=direction.shape, validate_args=validate_args)
+
+    def _scale(self, s):
+        return jnp.ones_like(s) if self.across is None else jnp.broadcast_to(self.across(s), s.shape)
 
     def sample(self, key=None, sample_shape=()):
         if key is None:
             raise ValueError("key is None: give a JAX key, e.g. jax.random.key(0).")
         key_all, key_along = jax.random.split(key)
-        z = jax.random.normal(key_all, (*sample_shape, *self.event_shape))
         s = self.along.sample(key_along, sample_shape)
+        z = self._scale(s)[..., None] * jax.random.normal(key_all, (*sample_shape, *self.event_shape))
         return z + (s - z @ self.direction)[..., None] * self.direction
 
     def log_prob(self, value):
         s = value @ self.direction
-        normal = dist.Normal(0.0, 1.0)
-        return jnp.sum(normal.log_prob(value), axis=-1) - normal.log_prob(s) + self.along.log_prob(s)
+        scale = self._scale(s)
+        rest = jnp.sum(value**2, axis=-1) - s**2
+        others = self.event_shape[0] - 1
+        return self.along.log_prob(s) - rest / (2 * scale**2) - others * jnp.log(scale * jnp.sqrt(2 * jnp.pi))
