@@ -163,7 +163,9 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
         fp.sample(prior, task, kernel=one, chains=chains // 2, seed=2 * seed + n, **options)
         for n, one in enumerate(kernel)
     ]
-    second = parts[1].map_over_datasets(lambda d: d.assign_coords(chain=d["chain"] + chains // 2) if "chain" in d else d)
+    second = parts[1].map_over_datasets(
+        lambda d: d.assign_coords(chain=d["chain"] + chains // 2) if "chain" in d else d
+    )
     joined = {}
     for path in parts[0].groups:
         pair = [tree[path].to_dataset(inherit=False) for tree in (parts[0], second)]
@@ -207,7 +209,11 @@ def draw_overlaps(result, edges, fine, threshold):
         ax.plot(m, density, color="#D55E00", label=f"predicted: {fine.theory}")
         for sign in (-1, 1):
             ax.axvline(
-                sign * threshold, color="0.5", linestyle=":", linewidth=1, label="specialised beyond" if sign > 0 else None
+                sign * threshold,
+                color="0.5",
+                linestyle=":",
+                linewidth=1,
+                label="specialised beyond" if sign > 0 else None,
             )
         ax.set(xlabel="overlap of a neuron with the teacher, w · teacher", yscale=scale, xlim=(-1.6, 1.6))
     low = max(1e-4, 0.3 * float(mean[mean > 0].min()))
@@ -238,7 +244,11 @@ def draw_phases(result, net, population):
     panels = {
         "residual_1": ("linear residual", curve["residual"][:, 0], limit.linear),
         "residual_3": ("cubic residual", curve["residual"][:, 1], limit.cubic),
-        "specialised_fraction": ("share of specialised neurons", curve["specialised_fraction"], limit.droplets / inputs),
+        "specialised_fraction": (
+            "share of specialised neurons",
+            curve["specialised_fraction"],
+            limit.droplets / inputs,
+        ),
     }
     figure = Figure(figsize=(10.0, 3.4), layout="constrained")
     for ax, (name, (label, line, infinite)) in zip(figure.subplots(1, 3), panels.items(), strict=True):
@@ -306,9 +316,7 @@ def study(
     teacher = fp.tasks.HermiteTeacher(coefficients)
     effective = data * inputs / readout_variance
     count = points if system == "network" else max(1, round(effective))
-    population = fp.tasks.Population(
-        count, count / effective, 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher
-    )
+    population = fp.tasks.Population(count, count / effective, 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher)
     fine = grokking.mean_field(net, population, threshold=threshold)
     edges, degrees = joined_edges(fine), tuple(fine.coords["mode"])
     common = {"edges": edges, "threshold": threshold}

@@ -86,7 +86,9 @@ def draw_loop(result, net, population, threshold):
     effective = float(population.points[0] / population.noise_variance) / float(
         fp.theory.grokking.couplings(net, population).data
     )
-    several = population.replace(points=tuple(np.round(fine * unit).astype(int).tolist()), noise_variance=unit / effective)
+    several = population.replace(
+        points=tuple(np.round(fine * unit).astype(int).tolist()), noise_variance=unit / effective
+    )
     predicted = fp.theory.grokking.mean_field(net, several, threshold=threshold).mean
     lines = {"specialised_fraction": predicted["specialised_fraction"], "residual_1": predicted["residual"][:, 0]}
     labels = {"specialised_fraction": "share of specialised neurons", "residual_1": "linear residual"}
@@ -147,9 +149,7 @@ def study(
     teacher = fp.tasks.HermiteTeacher((0.0, 1.0, 0.0, cubic))
     data, points = np.linspace(low, high, steps), 1000
     noise = points * readout_variance / (data * inputs)
-    population = fp.tasks.Population(
-        points, float(noise[-1]), 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher
-    )
+    population = fp.tasks.Population(points, float(noise[-1]), 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher)
     law = fp.theory.grokking.mean_field(net, population)
     proposal = neuron_proposal(law, np.eye(inputs)[0], weight_variance)
     return fp.Study(

@@ -41,7 +41,9 @@ KERNELS = {
     "AdjustedMCLMC": partial(AdjustedMCLMC, step_size=1.8, L=4.0, adapt=False),
     "PreconditionedCrankNicolson": partial(PreconditionedCrankNicolson, step_size=0.4, num_steps=4),
     "NeuronJumps": lambda model, **options: NeuronJumps(
-        HilbertHMC(model, **{"step_size": 0.4} | options), {"weight_0": dist.Normal(jnp.zeros(2), 1.3).to_event(1)}, jumps=2
+        HilbertHMC(model, **{"step_size": 0.4} | options),
+        {"weight_0": dist.Normal(jnp.zeros(2), 1.3).to_event(1)},
+        jumps=2,
     ),
 }
 

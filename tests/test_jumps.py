@@ -175,7 +175,7 @@ def test_draws_of_a_proposal_have_its_density():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel": "hmc"}, "kernel is 'hmc': give a kernel with"),
+        ({"kernel": "hmc"}, "kernel is 'hmc': give one with"),
         ({"jumps": 0}, "jumps is 0: give a positive integer"),
         ({"proposal": dist.Normal(jnp.zeros(2), 1.0)}, "give the distribution of one neuron without batch dimensions"),
     ],

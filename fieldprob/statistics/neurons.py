@@ -1,4 +1,4 @@
-"""Statistics of the neurons of one layer that no relabelling of them changes, from overlaps of each with a direction."""
+"""Statistics of the neurons of a layer that no relabelling changes, from the overlap of each with a direction."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class NeuronJumps(MCMCKernel):
     def __init__(self, kernel: Any, proposal: Any, *, jumps: int = 10):
         if not follows_protocol(kernel):
             raise ValueError(
-                f"kernel is {kernel!r}: give a kernel with get_potential_fn, refresh and wrap_model, such as NUTS(model) "
-                "or one of fieldprob.infer."
+                f"kernel is {kernel!r}: give one with get_potential_fn, refresh and wrap_model, such as NUTS(model) or one "
+                "of fieldprob.infer."
             )
         if isinstance(jumps, bool) or not isinstance(jumps, int | np.integer) or jumps < 1:
             raise ValueError(f"jumps is {jumps!r}: give a positive integer.")
@@ -196,7 +196,9 @@ class NeuronJumps(MCMCKernel):
         if isinstance(self._proposal, dict):
             unknown = sorted(self._proposal.keys() - (z.keys() if isinstance(z, Mapping) else set()))
             if unknown:
-                raise ValueError(f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}.")
+                raise ValueError(
+                    f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}."
+                )
         shapes = {name: jnp.shape(z[name] if name else z) for name in proposal}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:

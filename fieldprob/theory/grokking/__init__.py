@@ -8,9 +8,9 @@
 * `scaling`: families of networks that share one mean field.
 """
 
+from fieldprob.networks.overlaps import overlaps
 from fieldprob.theory.grokking import modular, scaling
 from fieldprob.theory.grokking.dataset import on_data
-from fieldprob.networks.overlaps import overlaps
 from fieldprob.theory.grokking.phases import (
     Couplings,
     Critical,

@@ -9,12 +9,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from fieldprob.networks.overlaps import direction, features, zonal
 from fieldprob.prediction import Prediction
 from fieldprob.tasks.arguments import real
 from fieldprob.theory.grokking import loop
 from fieldprob.theory.grokking.dual import Dual, solve, tilted
 from fieldprob.theory.grokking.neuron import Panels, neurons, panels, require_resolved
-from fieldprob.networks.overlaps import direction, features, zonal
 from fieldprob.theory.grokking.setting import Setting, setting
 from fieldprob.theory.solvers import require_converged
 from fieldprob.theory.tilted import slopes
