@@ -40,7 +40,9 @@ def check_chains(factory):
     assert set(samples) == {"scale", "x", "total"} and samples["x"].shape == (2, 20, 3)
     assert np.all(samples["scale"] > 0) and np.std(samples["scale"]) > 0
     np.testing.assert_allclose(samples["total"], samples["scale"] * samples["x"].sum(-1), rtol=1e-6)
-    assert set(fields) == set(FIELDS) and all(value.shape == (2, 20) for value in fields.values())
+    assert set(fields) == {*FIELDS, *factory(model).default_fields} - {"z"} and all(
+        value.shape == (2, 20) for value in fields.values()
+    )
     assert np.array_equal(fields["i"], np.tile(np.arange(21, 41), (2, 1)))
     assert np.all((fields["accept_prob"] >= 0) & (fields["accept_prob"] <= 1)) and np.all(fields["num_steps"] > 0)
     assert np.all(fields["adapt_state.step_size"] == fields["adapt_state.step_size"][:, :1])

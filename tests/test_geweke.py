@@ -15,12 +15,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from blackjax.mcmc import ghmc, mala
 
 from fieldprob.infer.samplers import hilbert, microcanonical, pcn
 from fieldprob.infer.samplers.base import metropolis
 from fieldprob.infer.samplers.hilbert import HilbertHMC
+from fieldprob.infer.samplers.jumps import NeuronJumps
 from fieldprob.infer.samplers.langevin import MALA, ULA
 from fieldprob.infer.samplers.microcanonical import AdjustedMCLMC
 from fieldprob.infer.samplers.pcn import PreconditionedCrankNicolson
@@ -38,6 +40,11 @@ KERNELS = {
     "GHMC": partial(GHMC, step_size=0.25, num_steps=4),
     "AdjustedMCLMC": partial(AdjustedMCLMC, step_size=1.8, L=4.0, adapt=False),
     "PreconditionedCrankNicolson": partial(PreconditionedCrankNicolson, step_size=0.4, num_steps=4),
+    "NeuronJumps": lambda model, **options: NeuronJumps(
+        HilbertHMC(model, **{"step_size": 0.4} | options),
+        {"weight_0": dist.Normal(jnp.zeros(2), 1.3).to_event(1)},
+        jumps=2,
+    ),
 }
 
 
@@ -107,6 +114,7 @@ def largest_score(kernel, face, marginal, **options):
         ("GHMC", "weights", {}),
         pytest.param("AdjustedMCLMC", "weights", {}, marks=pytest.mark.slow),
         pytest.param("PreconditionedCrankNicolson", "collapsed", {}, marks=pytest.mark.slow),
+        pytest.param("NeuronJumps", "collapsed", {}, marks=pytest.mark.slow),
     ],
 )
 def test_data_and_parameters_keep_their_joint_law(name, face, options, marginal):

@@ -10,10 +10,10 @@ from scipy import integrate, special, stats
 
 import fieldprob as fp
 from fieldprob.activations import Erf, ReLU, get
+from fieldprob.networks.overlaps import direction, features, target_coefficients
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population, Sphere
 from fieldprob.theory import grokking
 from fieldprob.theory.grokking.dual import Dual, negative_dual
-from fieldprob.theory.grokking.overlaps import direction, features, target_coefficients
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]  # by hand, until the studies of grokking bring short versions
 

@@ -19,6 +19,8 @@ _NAMES = {
     "LeimkuhlerMatthews": "samplers.langevin",
     "MALA": "samplers.langevin",
     "MCLMC": "samplers.microcanonical",
+    "NeuronJumps": "samplers.jumps",
+    "NormalButAlong": "samplers.jumps",
     "PreconditionedCrankNicolson": "samplers.pcn",
     "ReplicaExchange": "samplers.tempering",
     "ULA": "samplers.langevin",
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from fieldprob.infer.driver import sample
     from fieldprob.infer.importance import Importance
     from fieldprob.infer.samplers.hilbert import HilbertHMC
+    from fieldprob.infer.samplers.jumps import NeuronJumps, NormalButAlong
     from fieldprob.infer.samplers.ladder import log_evidence
     from fieldprob.infer.samplers.langevin import MALA, ULA, LeimkuhlerMatthews
     from fieldprob.infer.samplers.microcanonical import MCLMC, AdjustedMCLMC
@@ -47,8 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GHMC", "MALA", "MCLMC", "ULA", "AdjustedMCLMC", "GradientDescent", "GradientFlow", "HilbertHMC", "Importance",
-    "Langevin", "LeimkuhlerMatthews", "PreconditionedCrankNicolson", "ReplicaExchange", "Underdamped", "data_average",
-    "driver", "log_evidence", "sample", "streamed_moments", "training", "trajectories",
+    "Langevin", "LeimkuhlerMatthews", "NeuronJumps", "NormalButAlong", "PreconditionedCrankNicolson", "ReplicaExchange",
+    "Underdamped", "data_average", "driver", "log_evidence", "sample", "streamed_moments", "training", "trajectories",
 ]  # fmt: skip
 
 

@@ -110,6 +110,15 @@ def _with_potential(kernel, potential_fn_gen):
     return kernel
 
 
+def follows_protocol(kernel) -> bool:
+    """Whether a kernel has what one needs that is inside another: get_potential_fn, refresh and wrap_model."""
+    return (
+        isinstance(kernel, MCMCKernel)
+        and hasattr(kernel, "get_potential_fn")
+        and all(getattr(type(kernel), name) is not getattr(MCMCKernel, name) for name in ("refresh", "wrap_model"))
+    )
+
+
 def check_kernel(kernel) -> None:
     """Refuse what cannot be tempered, by name."""
     name = type(kernel).__name__
@@ -117,9 +126,7 @@ def check_kernel(kernel) -> None:
         raise ValueError(f"kernel is {kernel!r}: give a kernel instance, e.g. NUTS(model).")
     if kernel.is_ensemble_kernel:
         raise ValueError(f"kernel is {name}, whose chains depend on each other: give a kernel of single chains.")
-    if not hasattr(kernel, "get_potential_fn") or any(
-        getattr(type(kernel), method) is getattr(MCMCKernel, method) for method in ("refresh", "wrap_model")
-    ):
+    if not follows_protocol(kernel):
         raise ValueError(
             f"kernel is {name}, which lacks get_potential_fn, refresh or wrap_model: its potential cannot be "
             "tempered. Give NUTS, HMC or a kernel of fieldprob.infer."

@@ -27,11 +27,12 @@ class Saddle(NamedTuple):
 
 
 def find_saddle(
-    theory: str, neuron: Neuron, data: Data, average: str, samples: int, key, *, tilted: bool | None = None
+    theory: str, neuron: Neuron, data: Data, average, samples: int, key, *, tilted: bool | None = None
 ) -> Saddle:
     """The saddle (40), searched for from the Gaussian closure (`tilted`) or from the prior.
 
-    The action is convex, so that either start will do; by default the closure where it serves as a proposal.
+    The action is convex, so that either start will do; by default the closure where it serves as a proposal. `average`
+    is a name, or a function (neuron, samples, key) -> Neurons that draws weighted neurons.
 
     Raises:
         ValueError: no key for a random average; a low effective sample size; no convergence; a tilt beyond the domain
@@ -39,12 +40,16 @@ def find_saddle(
     """
     if average == "auto":
         average = "quadrature" if neuron.directions <= 2 else "importance"
-    if average not in ("quadrature", "importance", "particles"):
-        raise ValueError(f"average={average!r}: give 'auto', 'quadrature', 'importance' or 'particles'.")
+    if not callable(average) and average not in ("quadrature", "importance", "particles"):
+        raise ValueError(f"average={average!r}: give 'auto', 'quadrature', 'importance', 'particles' or a function.")
     if average != "quadrature" and key is None:
         raise ValueError(f"average={average!r} draws neurons at random: give key=jax.random.key(0).")
-    base, tau = _start(neuron, data, average != "quadrature" if tilted is None else tilted)
-    if average == "quadrature":
+    base, tau = _start(neuron, data, average in ("importance", "particles") if tilted is None else tilted)
+    if callable(average):
+        neurons = average(neuron, _multiple(samples), key)
+        tau, sample_size = _solve(theory, neuron, neurons, data, tau)
+        require_sample_size(theory, sample_size)
+    elif average == "quadrature":
         neurons = quadrature(neuron)
         tau, _ = _solve(theory, neuron, neurons, data, tau)
     elif average == "importance":

@@ -189,7 +189,19 @@ def loop_correction(neuron: Neuron, neurons: Neurons, at: Measure, data: Data, H
 
 @jax.jit
 def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
-    """Standard errors of the field, mean, kernel and weights of the tree, from independent blocks of the neurons.
+    """Standard errors of the field, mean, kernel and weights of the tree, from independent blocks of the neurons."""
+
+    def observe(neurons: Neurons, at: Measure):
+        found = _observables(neuron, neurons, at.probability, data)
+        mean = found["kernel"][:, : len(tau)] @ at.tau
+        at_data = data.y - data.noise @ at.tau  # the same at a saddle, and exact to first order for a block
+        return {"tau": at.tau, "mean": mean.at[: len(tau)].set(at_data), **found}
+
+    return block_errors(observe, neuron, neurons, data, tau)
+
+
+def block_errors(observe, neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:
+    """Standard errors of what `observe` makes of a set of neurons and its measure, from independent blocks of them.
 
     Each block moves the field by one Newton step, whose matrix is that of all neurons.
     """
@@ -197,11 +209,7 @@ def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Arr
 
     def block(neurons):
         tau_block = tau - jnp.linalg.solve(M, action(tau, (neuron, neurons, data)).gradient)
-        at = measure_at(tau_block, neuron, neurons, data)
-        found = _observables(neuron, neurons, at.probability, data)
-        mean = found["kernel"][:, : len(tau)] @ tau_block
-        at_data = data.y - data.noise @ tau_block  # the same at a saddle, and exact to first order for a block
-        return {"tau": tau_block, "mean": mean.at[: len(tau)].set(at_data), **found}
+        return observe(neurons, measure_at(tau_block, neuron, neurons, data))
 
     # neighbours come from one part of a mixture: every block takes a neuron of each neighbourhood
     blocks = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, _BLOCKS, *x.shape[1:]), 0, 1), neurons)

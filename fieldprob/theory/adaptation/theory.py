@@ -1,5 +1,7 @@
 """`adaptation`: checks, the choice of a solver, and the `Prediction`."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from fieldprob.activations import Linear
@@ -26,7 +28,7 @@ def adaptation(
     *,
     order: str = "tree",
     closure: str | None = None,
-    average: str = "auto",
+    average: Any = "auto",
     samples: int = 48_000,
     key=None,
 ) -> Prediction:
@@ -47,7 +49,9 @@ def adaptation(
             uncontrolled approximation of the tree, cheap in many dimensions.
         average: how the measure of a neuron is averaged. A linear network needs none ("auto"). "quadrature" is for
             points that span at most two directions, with a hidden bias as one more; "importance" for some ten;
-            "particles" (Langevin) for more. "auto" takes quadrature where it can, else importance.
+            "particles" (Langevin) for more. "auto" takes quadrature where it can, else importance. Or a function
+            (neuron, samples, key) -> `theory.tilted.Neurons` that draws weighted neurons where the measure has them:
+            one of several wells needs it, see `theory.grokking.on_data`.
         samples: neurons drawn, for importance and particles.
         key: a JAX key, for importance and particles.
 

@@ -1,14 +1,16 @@
 """Grokking as a first-order transition: neurons of a network of one hidden layer that specialise to what others miss.
 
 * `mean_field`: any activation and any Hermite teacher, at any width and number of inputs, with its first correction;
+* `on_data`: the same for one data set, as `theory.adaptation` has it;
 * `phase_diagram`, `critical_point`, `critical_noise`, `spinodal`: erf and a linear-plus-cubic teacher, in closed form
   as inputs grow in number;
 * `modular`: addition modulo a prime;
 * `scaling`: families of networks that share one mean field.
 """
 
+from fieldprob.networks.overlaps import overlaps
 from fieldprob.theory.grokking import modular, scaling
-from fieldprob.theory.grokking.overlaps import overlaps
+from fieldprob.theory.grokking.dataset import on_data
 from fieldprob.theory.grokking.phases import (
     Couplings,
     Critical,
@@ -36,6 +38,7 @@ __all__ = [
     "field",
     "mean_field",
     "modular",
+    "on_data",
     "overlaps",
     "phase_diagram",
     "scaling",

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from fieldprob.activations import Activation
 from fieldprob.networks import Mlp
+from fieldprob.networks.overlaps import direction, overlaps, target_coefficients
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population, Sphere
-from fieldprob.theory.grokking.overlaps import direction, overlaps, target_coefficients
 from fieldprob.theory.precision import require_float64
 from fieldprob.theory.tilted import require_normalisable
 

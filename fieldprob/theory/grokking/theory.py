@@ -9,12 +9,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from fieldprob.networks.overlaps import direction, features, zonal
 from fieldprob.prediction import Prediction
 from fieldprob.tasks.arguments import real
 from fieldprob.theory.grokking import loop
 from fieldprob.theory.grokking.dual import Dual, solve, tilted
 from fieldprob.theory.grokking.neuron import Panels, neurons, panels, require_resolved
-from fieldprob.theory.grokking.overlaps import direction, features, zonal
 from fieldprob.theory.grokking.setting import Setting, setting
 from fieldprob.theory.solvers import require_converged
 from fieldprob.theory.tilted import slopes
@@ -113,9 +113,7 @@ def mean_field(
     """
     if order not in _ORDERS:
         raise ValueError(f"order = {order!r}: give 'tree' or 'one-loop'.")
-    bins = np.linspace(-2, 2, 81) if edges is None else np.asarray(edges, float)
-    if bins.ndim != 1 or len(bins) < 2 or not np.all(np.diff(bins) > 0):
-        raise ValueError(f"edges is {edges!r}: give at least two increasing numbers.")
+    bins = histogram_edges(edges)
     threshold = real("threshold", threshold, minimum=0.0)
     problem = setting(_NAME, net, population, degrees)
     rule = _panels(problem, bins, threshold, extent)
@@ -135,6 +133,14 @@ def mean_field(
         dims={name: prefix + last.get(name, ()) for name in means},
         coords=coords | ({"points": problem.sizes} if prefix else {}),
     )
+
+
+def histogram_edges(edges: Any) -> Float[np.ndarray, " edges"]:
+    """Edges of the bins of `overlap_histogram`; raises a ValueError unless they increase."""
+    bins = np.linspace(-2, 2, 81) if edges is None else np.asarray(edges, float)
+    if bins.ndim != 1 or len(bins) < 2 or not np.all(np.diff(bins) > 0):
+        raise ValueError(f"edges is {edges!r}: give at least two increasing numbers.")
+    return bins
 
 
 def _panels(problem: Setting, bins, threshold: float, extent: float | None) -> Panels:
