@@ -19,11 +19,12 @@ from fieldprob.statistics.forces import (
     residual_conjugate_kernel,
     ward_identity,
 )
+from fieldprob.statistics.neurons import overlap_histogram, specialised_fraction
 
 __all__ = [
     "alignment_orthogonal", "alignment_parallel", "centred_kernel_alignment", "conjugate_kernel", "dims",
-    "hermite_coefficient", "is_invariant", "kernel_gain", "names", "normalised_discrepancy", "readout_norm",
-    "residual_conjugate_kernel", "ward_identity", "weight_covariance",
+    "hermite_coefficient", "is_invariant", "kernel_gain", "names", "normalised_discrepancy", "overlap_histogram",
+    "readout_norm", "residual_conjugate_kernel", "specialised_fraction", "ward_identity", "weight_covariance",
 ]  # fmt: skip
 
 # name (a regular expression where the layer is a number), dimensions after the sample dimensions, meaning
@@ -71,6 +72,10 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("weight_spike", (), "mean square first-layer weight along the teacher"),
     ("weight_bulk", (), "mean square first-layer weight in the other directions"),
     ("hermite_coefficient", ("degree",), "of an output as a function of one standard normal direction of the input"),
+    ("residual", ("mode",), "of target - f, in monic orthogonal polynomials of the degrees `mode` along the teacher"),
+    ("overlap_histogram", ("bin",), "density of the overlap of a neuron with the teacher, `bin` its middle"),
+    ("overlap_second_moment", (), "mean square overlap of a neuron with the teacher"),
+    ("specialised_fraction", (), "share of the neurons whose overlap exceeds a threshold in absolute value"),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
     # averages over data sets, along a curve of their sizes
