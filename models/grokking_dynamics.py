@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 import fieldprob as fp
+from fieldprob.infer.trajectories import Langevin, trajectories
 
 presets = {
     "small": {},
@@ -53,10 +54,10 @@ def train(net, task, *, measure, step_size, steps, particles, equilibrium, seed,
     counts steps. Beside it in the group `equilibrium` the posterior means of the losses, where draws are asked for."""
     recorded = np.unique(np.concatenate([[0], np.rint(np.geomspace(1, steps, TIMES))]).astype(int))
     mobility = fp.infer.training.training_parameters(net, task).weight_decay
-    tree = fp.infer.trajectories(
+    tree = trajectories(
         net,
         task,
-        dynamics=fp.infer.trajectories.Langevin(step_size=step_size),
+        dynamics=Langevin(step_size=step_size),
         mobility=mobility,
         times=recorded * step_size,
         particles=particles,

@@ -1,9 +1,7 @@
 """Training in time on a linear-plus-cubic teacher: what is recorded, and that generalisation comes late."""
 
-from functools import partial
 from math import factorial
 
-import jax
 import numpy as np
 import pytest
 from scipy.special import erf
@@ -24,7 +22,7 @@ def small():
 def test_the_residual_is_that_of_the_function_over_all_inputs():
     """Against an average over 4e5 inputs, two numbers at 5 standard errors: false-alarm rate 1.1e-6."""
     study = MODEL.study(**SMALL, readout_variance=3.0)
-    net, task = study.prior, study.task
+    task = study.task
     rng = np.random.default_rng(0)
     z = {"weight_0": rng.normal(size=(12, 4)) * 2, "readout": rng.normal(size=(12, 1))}
     found = study.sampling["measure"](z)

@@ -106,7 +106,7 @@ def _check_level(argument: str, value: Any, least: float, below: float, remedy: 
 def drawn(samples: xr.DataTree) -> xr.DataTree:
     """The group that holds the draws: posterior, trajectory out of equilibrium, or the tree itself without either."""
     name = next((name for name in ("posterior", "trajectory") if name in samples.children), None)
-    return samples if name is None else samples[name]
+    return samples if name is None else samples.children[name]
 
 
 def _posterior(samples: Any) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray]]:
