@@ -7,6 +7,7 @@ import pytest
 from scipy.special import erf
 
 import fieldprob as fp
+from fieldprob.infer.trajectories import Langevin, trajectories
 from fieldprob.report import run_page
 from tests.test_models import load
 
@@ -47,11 +48,11 @@ def test_training_is_the_langevin_dynamics_of_the_papers(small):
     net, task = study.prior, study.task
     loss, initial, _ = fp.infer.training.training_potential(net, task)
     decay = {"weight_0": 0.02 * 4 / 0.5, "readout": 0.02 * 12 / 0.4}
-    again = fp.infer.trajectories(
+    again = trajectories(
         potential_fn=loss,
         weight_decay=decay,
         initial=initial,
-        dynamics=fp.infer.trajectories.Langevin(step_size=5e-4, temperature=0.02),
+        dynamics=Langevin(step_size=5e-4, temperature=0.02),
         times=[0, 0.05],
         particles=3,
         statistics=lambda theta: {"train_loss": 2 * loss(theta) / task.points},
@@ -67,7 +68,7 @@ def test_a_trajectory_is_kept_reported_and_drawn(small, tmp_path):
     again = fp.load(tmp_path)
     assert again.samples["trajectory"].sizes == small.samples["trajectory"].sizes
     assert set(again.samples["equilibrium"].data_vars) == {"train_loss", "test_loss"}
-    assert again.samples["trajectory"]["step"].values[[0, 1, -1]].tolist() == [0, 1, 100]
+    assert again.samples["trajectory"].to_dataset()["step"].values[[0, 1, -1]].tolist() == [0, 1, 100]
     page = run_page(again)
     assert "<td>particles</td><td>3</td>" in page or "3" in page.split("particles")[1][:40]
     for draw in MODEL.study(**SMALL).figures.values():
