@@ -11,7 +11,11 @@ import xarray as xr
 from rich.table import Table
 from rich.text import Text
 
+from fieldprob.compare import drawn
+
 __all__ = ["diagnostics", "run_page", "sweep_page"]
+
+_INDEPENDENT = {"dataset": "data sets", "particle": "particles"}
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --line: #d9dde1; --back: #ffffff; --panel: #f5f6f8; }
@@ -65,9 +69,12 @@ def run_page(result: Any, figure: bytes | None = None, further: Mapping[str, byt
 
 
 def sampled(samples: Any) -> str:
-    """How much of it there is, in words: draws of each chain, or data sets."""
-    sizes = samples["posterior"].sizes
-    return f"{sizes['dataset']} data sets" if "dataset" in sizes else f"{sizes.get('draw', 0)} draws per chain"
+    """How much of it there is, in words: draws of each chain, data sets or particles."""
+    sizes = drawn(samples).sizes
+    for dim, name in _INDEPENDENT.items():
+        if dim in sizes:
+            return f"{sizes[dim]} {name}"
+    return f"{sizes.get('draw', 0)} draws per chain"
 
 
 def sweep_page(
@@ -117,11 +124,9 @@ def diagnostics(samples: xr.DataTree) -> dict[str, str]:
         samples: DataTree of `fieldprob.sample`.
     """
     found: dict[str, str] = {}
-    posterior = samples["posterior"]
-    if "dataset" in posterior.sizes:
-        found["data sets"] = str(posterior.sizes["dataset"])
-    else:
-        found["chains × draws"] = f"{posterior.sizes.get('chain', 1)} × {posterior.sizes.get('draw', 0)}"
+    sizes = drawn(samples).sizes
+    independent = {name: str(sizes[dim]) for dim, name in _INDEPENDENT.items() if dim in sizes}
+    found |= independent or {"chains × draws": f"{sizes.get('chain', 1)} × {sizes.get('draw', 0)}"}
     stats = samples["sample_stats"].data_vars if "sample_stats" in samples.children else {}
     if "diverging" in stats:
         found["divergent transitions"] = str(int(np.sum(stats["diverging"])))

@@ -260,7 +260,7 @@ def opened(path: str | Path) -> Iterator[xr.DataTree]:
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is truncated or not a netCDF file; delete it and run again") from error
     with tree:
-        if "study" not in tree.attrs or "posterior" not in tree.children:
+        if "study" not in tree.attrs or not {"posterior", "trajectory"} & set(tree.children):
             raise ValueError(f"{path} was not written by fieldprob; give the directory of a `fieldprob run`")
         try:
             yield tree

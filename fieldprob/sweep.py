@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from fieldprob.compare import drawn
 from fieldprob.study import opened
 
 __all__ = [
@@ -144,7 +145,7 @@ def read_summary(path: str | Path) -> pd.DataFrame:
         predictions = sorted(
             (node.to_dataset() for node in branch.values()), key=lambda dataset: dataset.attrs["index"]
         )
-        return summarise(numbers, tree["posterior"].to_dataset(), predictions)
+        return summarise(numbers, drawn(tree).to_dataset(), predictions)
 
 
 def _means(dataset: xr.Dataset) -> list[str]:

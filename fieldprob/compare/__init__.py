@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from fieldprob.compare.comparison import Comparison
-from fieldprob.compare.match import compare
+from fieldprob.compare.match import compare, drawn
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "drawn"]
 
 
 class _Callable(ModuleType):

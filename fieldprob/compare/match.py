@@ -103,12 +103,17 @@ def _check_level(argument: str, value: Any, least: float, below: float, remedy: 
         raise ValueError(f"{argument}={value!r}: give {remedy}")
 
 
+def drawn(samples: xr.DataTree) -> xr.DataTree:
+    """The group that holds the draws: posterior, trajectory out of equilibrium, or the tree itself without either."""
+    name = next((name for name in ("posterior", "trajectory") if name in samples.children), None)
+    return samples if name is None else samples.children[name]
+
+
 def _posterior(samples: Any) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray]]:
     """Draws or block means of every statistic, and of those streamed as block means also the means of their squares."""
     group = samples
     if isinstance(samples, xr.DataTree):
-        name = next((name for name in ("posterior", "trajectory") if name in samples.children), None)
-        group = (samples if name is None else samples[name]).to_dataset()
+        group = drawn(samples).to_dataset()
     if not isinstance(group, xr.Dataset):
         raise TypeError(
             f"samples is a {type(samples).__name__}: give a DataTree with a group posterior or trajectory, or a Dataset"
