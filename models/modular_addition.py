@@ -33,6 +33,7 @@ presets = {
 }
 
 BINS = np.linspace(0, 2, 21)  # edges of the histogram of powers, in units of the side well
+LIMIT = 10**6 + 3  # a modulus that stands for the limit: 4 readout_variance is nothing beside noise_scale
 DIMS = {"specialised_neuron": ("layer_part", "residue")}
 
 
@@ -45,7 +46,7 @@ def modular_addition(net, task, *, sextic, threshold=0.45, **options):
     Registers, besides `f`, `f_test` and the losses: `residual_amplitude`, `specialised_fraction` (modes whose powers in
     u and v both exceed `threshold` side wells), `mode_power`, `power_histogram` (bin), `target_eigenvalue`,
     `train_accuracy` and `test_accuracy` of the largest output, and `specialised_neuron` (layer_part, residue): u and v
-    of the neuron that is furthest in its side well.
+    of the neuron in which one mode stands out most.
     """
     hide = numpyro.handlers.block(hide_fn=lambda site: site["name"].startswith(("kernel_", "alignment_")))
     with hide, numpyro.handlers.trace() as sites:
@@ -71,7 +72,7 @@ def measured(net, task, values, powers, sextic, threshold):
     """The statistics of given weights; of what is integrated out they are means."""
     well = np.sqrt(3 / sextic)
     weaker = jnp.min(powers, axis=1)  # of u and v
-    furthest = jnp.argmax(jnp.max(weaker, axis=-1))
+    purest = jnp.argmax(2 * jnp.max(weaker, axis=-1) - jnp.mean(jnp.sum(powers, axis=-1), axis=1))
     F = net.output_features(net.hidden(values, task.X)[-1])
     found = {
         "residual_amplitude": fp.statistics.residual_amplitude(values["f"], task.y),
@@ -80,7 +81,7 @@ def measured(net, task, values, powers, sextic, threshold):
         "power_histogram": fp.statistics.histogram_density(powers.ravel(), BINS * well),
         "target_eigenvalue": fp.statistics.target_eigenvalue(F @ F.T, task.y),
         "train_accuracy": accuracy(values["f"], task.y),
-        "specialised_neuron": parts(values["weight_0"])[furthest],
+        "specialised_neuron": parts(values["weight_0"])[purest],
     }
     return found | ({"test_accuracy": accuracy(values["f_test"], task.y_test)} if task.test_points else {})
 
@@ -153,7 +154,7 @@ def draw_powers(result, sextic):
 
 
 def draw_neuron(result):
-    """The weights of the neuron furthest in its side well, at the last draw, with the cosine of its frequency."""
+    """The weights of the neuron in which one mode stands out most, at the last draw, with that mode."""
     from matplotlib.figure import Figure
 
     weights = np.asarray(result.samples["posterior"]["specialised_neuron"][0, -1])
@@ -164,12 +165,8 @@ def draw_neuron(result):
     axes = figure.subplots(1, 2, sharey=True)
     for ax, name, summand, w in zip(axes, "uv", "ij", weights, strict=True):
         mode = np.mean(w * np.exp(2j * np.pi * k * np.arange(P) / P))
-        ax.plot(
-            x,
-            2 * np.real(mode * np.exp(-2j * np.pi * k * x / P)),
-            color="#0072B2",
-            label=f"cosine of frequency {k}/{P}",
-        )
+        wave = w.mean() + 2 * np.real(mode * np.exp(-2j * np.pi * k * x / P))
+        ax.plot(x, wave, color="#0072B2", label=f"their mean and one mode, of wavelength {P}/{k}")
         ax.plot(np.arange(P), w, "o", color="0.2", markersize=5, label="sampled weights")
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         ax.set(xlabel=f"summand {summand}", title=f"weights {name}: power {abs(mode) ** 2:.2f}")
@@ -185,10 +182,7 @@ def phase_curves(moduli, width, sextic, end, noise):
     curves = {}
     for modulus in (*moduli, None):
         theory = modular.large_modulus if modulus is None else modular.mean_field
-        # the largest modulus stands for the limit, in which 4 readout_variance is nothing beside noise_scale
-        tasks = [
-            modular.ModularAddition.with_phases(modulus or 10**6 + 3, width, sextic, end=end, noise=x) for x in noise
-        ]
+        tasks = [modular.ModularAddition.with_phases(modulus or LIMIT, width, sextic, end=end, noise=x) for x in noise]
         found = [theory(task).mean for task in tasks]
         curves[modulus] = {
             n: np.array([float(m[n]) for m in found]) for n in ("residual_amplitude", "specialised_fraction")
@@ -196,14 +190,15 @@ def phase_curves(moduli, width, sextic, end, noise):
     return curves
 
 
-def draw_phases(results, *, width, sextic, end, moduli=(7, 31, 101)):
-    """Residual and specialised fraction over the noise: theory as lines for several moduli, samples as points.
+def draw_phases(results, *, modulus, width, sextic, end, others=(31, 101)):
+    """Residual and specialised fraction over the noise: theory as lines, also for other moduli, samples as points.
 
-    `results` are pairs (noise in units of noise_scale, Result), at the modulus of their own task.
+    `results` are pairs (noise in units of noise_scale, Result), all at this modulus and width.
     """
     from matplotlib.figure import Figure
 
-    noise = np.linspace(0.3, 1.3, 26)
+    noise = np.linspace(0.3, 1.3, 21)
+    moduli = (modulus, *(m for m in others if m != modulus))
     curves = phase_curves(moduli, width, sextic, end, noise)
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
@@ -220,8 +215,8 @@ def draw_phases(results, *, width, sextic, end, moduli=(7, 31, 101)):
         points = [(x, *map(float, mean_and_error(r.samples["posterior"][name]))) for x, r in results]
         at, mean, error = np.array(points).T
         ax.errorbar(
-            at, mean, 2 * error, fmt="o", color="0.2", markersize=5, capsize=3, zorder=4,
-            label=f"sampled, width {width} (± 2 errors)",
+            at, mean, 2 * error, fmt="o", color=colours[0], markersize=5, capsize=3, zorder=4,
+            label=f"sampled, modulus {modulus}, width {width} (± 2 errors)",
         )  # fmt: skip
         ax.set(xlabel="noise variance / noise scale Σ", ylabel=label, ylim=(-0.03, 1.04), xlim=(0.3, 1.3))
         ax.spines[["top", "right"]].set_visible(False)
@@ -241,7 +236,7 @@ def study(
     train: int | None = None,
     threshold: float = 0.45,
     start_from: Literal["spread", "prior", "specialised"] = "spread",
-    draws: int = 1000,
+    draws: int = 2000,
     chains: int = 4,
     warmup: int = 300,
     seed: int = 0,
@@ -272,7 +267,9 @@ def study(
     if task.points == modulus**2:
         mean_field = partial(modular.mean_field, edges=BINS * float(setting.side_well), threshold=threshold)
         theories = [partial(of_full_table, theory, sextic=sextic) for theory in (mean_field, modular.large_modulus)]
-        figures["phases"] = lambda result: draw_phases([(noise, result)], width=width, sextic=sextic, end=end)
+        figures["phases"] = lambda result: draw_phases(
+            [(noise, result)], modulus=modulus, width=width, sextic=sextic, end=end
+        )
     share = {"spread": None, "prior": 0.0, "specialised": 1.0}[start_from]
     init = partial(start, share=share, modulus=modulus, sextic=sextic)
     return fp.Study(
