@@ -12,8 +12,8 @@ have. Noise is in units of `noise_scale`, where this begins:
 """
 
 from dataclasses import replace
-from functools import partial
-from typing import Literal
+from functools import cache, partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def measured(net, task, values, powers, sextic, threshold):
     F = net.output_features(net.hidden(values, task.X)[-1])
     found = {
         "residual_amplitude": fp.statistics.residual_amplitude(values["f"], task.y),
-        "specialised_fraction": jnp.mean(weaker > threshold * well),
+        "specialised_fraction": jnp.mean(weaker > threshold * well, dtype=weaker.dtype),
         "mode_power": jnp.mean(powers),
         "power_histogram": fp.statistics.histogram_density(powers.ravel(), BINS * well),
         "target_eigenvalue": fp.statistics.target_eigenvalue(F @ F.T, task.y),
@@ -87,17 +87,15 @@ def measured(net, task, values, powers, sextic, threshold):
 
 
 def accuracy(f, y):
-    return jnp.mean(jnp.argmax(f, axis=-1) == jnp.argmax(y, axis=-1))
+    return jnp.mean(jnp.argmax(f, axis=-1) == jnp.argmax(y, axis=-1), dtype=f.dtype)
 
 
-def start(site=None, *, share, modulus, sextic):
+def start(site, *, share, modulus, sextic):
     """Where a chain starts: a draw of the prior in which a share of the modes is in the side well, with free phases.
 
     `share` is a number, or None for one that each chain draws itself, uniform on [0, 1].
     """
-    if site is None:
-        return partial(start, share=share, modulus=modulus, sextic=sextic)
-    drawn = init_to_sample(site)
+    drawn: Any = init_to_sample(site)
     if site["name"] != "weight_0" or drawn is None:
         return drawn
     key_share, key_mode, key_phase = jax.random.split(jax.random.fold_in(site["kwargs"]["rng_key"], 1), 3)
@@ -177,6 +175,7 @@ def draw_neuron(result):
     return figure
 
 
+@cache
 def phase_curves(moduli, width, sextic, end, noise):
     """Residual amplitude and specialised fraction over the noise, for each modulus and as it grows (None)."""
     curves = {}
@@ -197,7 +196,7 @@ def draw_phases(results, *, modulus, width, sextic, end, others=(31, 101)):
     """
     from matplotlib.figure import Figure
 
-    noise = np.linspace(0.3, 1.3, 21)
+    noise = tuple(np.linspace(0.3, 1.3, 21).tolist())
     moduli = (modulus, *(m for m in others if m != modulus))
     curves = phase_curves(moduli, width, sextic, end, noise)
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
@@ -266,7 +265,10 @@ def study(
     figures = {"powers": partial(draw_powers, sextic=sextic), "neuron": draw_neuron}
     if task.points == modulus**2:
         mean_field = partial(modular.mean_field, edges=BINS * float(setting.side_well), threshold=threshold)
-        theories = [partial(of_full_table, theory, sextic=sextic) for theory in (mean_field, modular.large_modulus)]
+        one_loop = partial(modular.one_loop, key=jax.random.key(seed))
+        theories = [
+            partial(of_full_table, theory, sextic=sextic) for theory in (mean_field, one_loop, modular.large_modulus)
+        ]
         figures["phases"] = lambda result: draw_phases(
             [(noise, result)], modulus=modulus, width=width, sextic=sextic, end=end
         )

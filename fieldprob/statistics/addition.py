@@ -78,4 +78,4 @@ def histogram_density(x: Float[Any, "*batch values"], edges: Float[Any, " edges"
     if np.ndim(edges) != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
         raise ValueError(f"edges is {edges}: give at least two increasing numbers")
     inside = (x[..., None, :] >= edges[:-1, None]) & (x[..., None, :] < edges[1:, None])
-    return inside.mean(axis=-1) / np.diff(edges)
+    return (inside / np.diff(edges)[:, None]).mean(axis=-1)

@@ -13,8 +13,9 @@ and a = noise_variance / (noise_variance + lambda), lambda = 4 P² readout_varia
 with the factor 4P² that the paper lacks). A mode specialises when the well at Phi = Psi > 0 is as deep as that at zero.
 """
 
+from fieldprob.theory.grokking.modular.loop import one_loop
 from fieldprob.theory.grokking.modular.phases import Side, action, large_modulus, side_well
 from fieldprob.theory.grokking.modular.quadrature import mean_field
 from fieldprob.theory.grokking.modular.setting import ModularAddition
 
-__all__ = ["ModularAddition", "Side", "action", "large_modulus", "mean_field", "side_well"]
+__all__ = ["ModularAddition", "Side", "action", "large_modulus", "mean_field", "one_loop", "side_well"]

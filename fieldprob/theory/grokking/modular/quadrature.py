@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from fieldprob.prediction import Prediction
 from fieldprob.tasks.arguments import real
@@ -54,11 +54,7 @@ def mean_field(task: ModularAddition, *, edges: Any = None, threshold: float = 0
         raise ValueError(f"threshold = {threshold} must be between 0 and {_FURTHEST:g}, in units of task.side_well.")
     # in units of the side well the edges must be known; by default they are the same whatever the sextic
     relative = np.linspace(0, 3, 61) if edges is None else edges / float(side)
-    rule = _rule(relative, threshold, task)
-    tau, converged, found = _solve(*(jnp.asarray(x) for x in rule[:2]), *_numbers(task))
-    found, tau = require_converged(f"theory {NAME!r}", converged, "are the variances in range?", (found, tau))
-    both, one = found
-    _require_resolved(one, rule)
+    rule, tau, both, one = mode_law(task, relative, threshold)
     x, panel, middle = rule.x, rule.panel, (rule.edges[1:] + rule.edges[:-1]) / 2
     high = jnp.asarray(middle[panel] > threshold, float)
     inside = (middle[panel] > relative[:-1, None]) & (middle[panel] < relative[1:, None])
@@ -84,7 +80,25 @@ def mean_field(task: ModularAddition, *, edges: Any = None, threshold: float = 0
     )
 
 
-class _Rule(NamedTuple):
+class ModeLaw(NamedTuple):
+    """The law of one mode in mean field: `tau` = a / noise_variance, and the probabilities of the nodes of `rule`."""
+
+    rule: "Rule"
+    tau: Float[Array, ""]
+    both: Float[Array, "nodes nodes"]
+    one: Float[Array, " nodes"]
+
+
+def mode_law(task: ModularAddition, relative=(0.0, 1.0), threshold: float = 0.45) -> ModeLaw:
+    """The solution at finite modulus; panels of the quadrature end at `relative` and `threshold` side wells."""
+    rule = _rule(np.asarray(relative), threshold, task)
+    tau, converged, found = _solve(*(jnp.asarray(x) for x in rule[:2]), *_numbers(task))
+    found, tau = require_converged(f"theory {NAME!r}", converged, "are the variances in range?", (found, tau))
+    _require_resolved(found[1], rule)
+    return ModeLaw(rule, tau, *found)
+
+
+class Rule(NamedTuple):
     """Nodes of Phi / side_well and weights, the panel of each, edges of panels."""
 
     x: Float[np.ndarray, " nodes"]
@@ -93,7 +107,7 @@ class _Rule(NamedTuple):
     edges: Float[np.ndarray, " edges"]
 
 
-def _rule(relative, threshold: float, task: ModularAddition) -> _Rule:
+def _rule(relative, threshold: float, task: ModularAddition) -> Rule:
     """Panels that resolve both wells: in units of the side well, 2P s = steepness [(x + y)/2 - ...]."""
     side = task.side_well
     steepness = _TRACED if isinstance(side, Tracer) else 2 * task.modulus * float(side)
@@ -109,7 +123,7 @@ def _rule(relative, threshold: float, task: ModularAddition) -> _Rule:
     width = np.diff(edges)[:, None]
     x = edges[:-1, None] + width * (1 + y) / 2
     panel = np.repeat(np.arange(len(edges) - 1), _NODES)
-    return _Rule(x.ravel(), (width * w / 2).ravel(), panel, edges)
+    return Rule(x.ravel(), (width * w / 2).ravel(), panel, edges)
 
 
 def _numbers(task: ModularAddition):
@@ -149,7 +163,7 @@ def _solve(x, weights, modulus, width, noise, readout, sextic):
     return tau[0], converged, (both, jnp.sum(both, axis=1))
 
 
-def _require_resolved(one, rule: _Rule) -> None:
+def _require_resolved(one, rule: Rule) -> None:
     if isinstance(one, Tracer):
         return
     share = float(one[rule.panel == rule.panel[-1]].sum())

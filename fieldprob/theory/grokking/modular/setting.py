@@ -80,9 +80,20 @@ class ModularAddition(eqx.Module):
         return jnp.sqrt(3 / self.sextic)
 
 
-def prediction(kind: str, mean: dict[str, Array], *, order: str, source: str, coords: Any = None) -> Prediction:
+def prediction(
+    kind: str, mean: dict[str, Array], *, order: str, source: str, error: Any = None, coords: Any = None
+) -> Prediction:
+    """What one of the theories of modular addition predicts: scalars, and `power_histogram` (bin)."""
     dims = {name: ("bin",) if name == "power_histogram" else () for name in mean}
-    return Prediction(theory=f"{NAME} ({kind})", order=order, source=source, mean=mean, dims=dims, coords=coords or {})
+    return Prediction(
+        theory=f"{NAME} ({kind})",
+        order=order,
+        source=source,
+        mean=mean,
+        error=error or {},
+        dims=dims,
+        coords=coords or {},
+    )
 
 
 def _positive(name: str, value: Any) -> Any:
