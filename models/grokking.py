@@ -101,7 +101,7 @@ def record_residual(residual, degrees):
 
 def record_neurons(m, edges, threshold):
     """What no relabelling and no change of sign of neurons alters."""
-    numpyro.deterministic("overlap_histogram", fp.statistics.overlap_histogram(m, edges))
+    numpyro.deterministic("overlap_histogram", fp.statistics.histogram_density(m, edges))
     numpyro.deterministic("specialised_fraction", fp.statistics.specialised_fraction(m, threshold))
     numpyro.deterministic("overlap_second_moment", jnp.mean(m**2))
 

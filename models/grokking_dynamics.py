@@ -44,7 +44,7 @@ def neurons(net, task, coefficients, threshold, z):
     norms = np.sqrt([factorial(k) for k in DEGREES])
     return {
         "residual": jnp.asarray(coefficients) - h @ readout / norms,
-        "overlap_histogram": fp.statistics.overlap_histogram(m, EDGES),
+        "overlap_histogram": fp.statistics.histogram_density(m, EDGES),
         "specialised_fraction": fp.statistics.specialised_fraction(m, threshold),
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fieldprob.statistics.addition import fourier_powers, residual_amplitude, target_eigenvalue
 from fieldprob.statistics.forces import (
     conjugate_kernel,
     kernel_gain,
@@ -19,12 +20,13 @@ from fieldprob.statistics.forces import (
     residual_conjugate_kernel,
     ward_identity,
 )
-from fieldprob.statistics.neurons import overlap_histogram, specialised_fraction
+from fieldprob.statistics.neurons import histogram_density, specialised_fraction
 
 __all__ = [
     "alignment_orthogonal", "alignment_parallel", "centred_kernel_alignment", "conjugate_kernel", "dims",
-    "hermite_coefficient", "is_invariant", "kernel_gain", "names", "normalised_discrepancy", "overlap_histogram",
-    "readout_norm", "residual_conjugate_kernel", "specialised_fraction", "ward_identity", "weight_covariance",
+    "fourier_powers", "hermite_coefficient", "histogram_density", "is_invariant", "kernel_gain", "names",
+    "normalised_discrepancy", "readout_norm", "residual_amplitude", "residual_conjugate_kernel",
+    "specialised_fraction", "target_eigenvalue", "ward_identity", "weight_covariance",
 ]  # fmt: skip
 
 # name (a regular expression where the layer is a number), dimensions after the sample dimensions, meaning
@@ -76,9 +78,14 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (r"residual_\d+", (), "that of one degree"),
     ("overlap_histogram", ("bin",), "density of the overlap of a neuron with the teacher, `bin` its middle"),
     ("overlap_second_moment", (), "mean square overlap of a neuron with the teacher"),
-    ("specialised_fraction", (), "share of the neurons whose overlap exceeds a threshold in absolute value"),
+    ("specialised_fraction", (), "share of the neurons (of their Fourier modes) that have left the central well"),
     ("train_loss", (), "mean over training points and outputs of (y - f)^2"),
     ("test_loss", (), "mean over test points and outputs of (y - f)^2"),
+    # of modular addition
+    ("residual_amplitude", (), "projection of y - f on y, relative to y"),
+    ("mode_power", (), "mean over neurons and independent Fourier modes of the power of a mode"),
+    ("power_histogram", ("bin",), "density of the power of a Fourier mode of a neuron"),
+    ("target_eigenvalue", (), "y^T K y / |y|^2 of the output covariance K, over all outputs"),
     # averages over data sets, along a curve of their sizes
     ("test_error", ("points",), "mean square error of the mean predictor against clean targets"),
     ("noisy_test_error", ("points",), "mean square error of the mean predictor against noisy targets"),

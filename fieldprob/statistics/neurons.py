@@ -8,21 +8,21 @@ import numpy as np
 from jaxtyping import Float
 
 
-def overlap_histogram(m: Float[Any, "*batch neurons"], edges) -> Float[Any, "*batch bins"]:
-    """Share of the neurons with an overlap in each bin, over its width: a density, of the neurons within the edges.
+def histogram_density(x: Float[Any, "*batch values"], edges) -> Float[Any, "*batch bins"]:
+    """Share of the values in each bin, over its width: a density, of the values within the edges.
 
     A bin holds its left edge and not its right one. Works on NumPy and on JAX arrays.
 
     Raises:
         ValueError: edges that do not increase.
 
-    >>> overlap_histogram(np.array([-0.5, 0.1, 0.2, 3.0]), [-1.0, 0.0, 1.0]).tolist()
+    >>> histogram_density(np.array([-0.5, 0.1, 0.2, 3.0]), [-1.0, 0.0, 1.0]).tolist()
     [0.25, 0.5]
     """
     edges = np.asarray(edges, float)
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        raise ValueError(f"edges is {edges.tolist()}: give at least two numbers that increase")
-    inside = (m[..., None] >= edges[:-1]) & (m[..., None] < edges[1:])
+        raise ValueError(f"edges is {edges.tolist()}: give at least two increasing numbers")
+    inside = (x[..., None] >= edges[:-1]) & (x[..., None] < edges[1:])
     return inside.mean(axis=-2) / np.diff(edges)
 
 

@@ -15,6 +15,7 @@ from fieldprob.tasks.measures import Gaussian as Gaussian
 from fieldprob.tasks.measures import Interval as Interval
 from fieldprob.tasks.measures import Pool as Pool
 from fieldprob.tasks.measures import Sphere as Sphere
+from fieldprob.tasks.modular import modular_addition as modular_addition
 from fieldprob.tasks.population import Population as Population
 from fieldprob.tasks.teachers import HermiteTeacher as HermiteTeacher
 from fieldprob.tasks.teachers import cubic_teacher as cubic_teacher
