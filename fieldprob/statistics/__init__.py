@@ -22,8 +22,8 @@ from fieldprob.statistics.forces import (
 
 __all__ = [
     "alignment_orthogonal", "alignment_parallel", "centred_kernel_alignment", "conjugate_kernel", "dims",
-    "hermite_coefficient", "is_invariant", "kernel_gain", "mode_learnability", "names", "normalised_discrepancy", "readout_norm",
-    "residual_conjugate_kernel", "ward_identity", "weight_covariance",
+    "hermite_coefficient", "is_invariant", "kernel_gain", "mode_learnability", "names", "normalised_discrepancy",
+    "readout_norm", "residual_conjugate_kernel", "ward_identity", "weight_covariance",
 ]  # fmt: skip
 
 # name (a regular expression where the layer is a number), dimensions after the sample dimensions, meaning

@@ -87,7 +87,7 @@ def input_dependent_average(
 
     >>> shell = ShellMoments(jnp.array([0.01]), jnp.array([100.0]), jnp.ones((1, 1)))
     >>> averages = input_dependent_average(jnp.ones(1), jnp.ones((1, 1)), jnp.ones(1), 5, 0.1, shell)
-    >>> r = averages.ridge + averages.variance                   # the effective ridge of all modes: features are constant
+    >>> r = averages.ridge + averages.variance                  # features are constant: the effective ridge of all
     >>> from fieldprob.theory.learning_curves import effective_ridge
     >>> bool(jnp.abs(r[0] - effective_ridge(Spectrum([1.0, 0.01], [1, 100]), 5, 0.1)) < 1e-9)
     True

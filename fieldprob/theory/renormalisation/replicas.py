@@ -76,7 +76,8 @@ def replicated_partition_function(
     An average of exp(eta [det^-1/2 - 1]) over `draws` of the prior; the weights lie between exp(-eta) and 1, so that
     its relative error is at most exp(eta) / sqrt(draws).
 
-    >>> value, error = replicated_partition_function(jnp.zeros(1), jnp.ones(1), 1.0, 0.0, 2, draws=9, key=jax.random.key(0))
+    >>> one, key = jnp.ones(1), jax.random.key(0)
+    >>> value, error = replicated_partition_function(one, one, 1.0, 0.0, 2, draws=9, key=key)
     >>> value.item(), error.item()
     (1.0, 0.0)
     """

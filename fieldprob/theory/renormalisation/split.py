@@ -1,6 +1,6 @@
 """A spectrum cut in two on a data set, and the noise that its integrated modes make for the kept ones."""
 
-from typing import Any, get_args, Literal
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from fieldprob.kernels import Spectrum
 from fieldprob.theory.renormalisation import flows
 from fieldprob.theory.renormalisation.input_dependent import (
-    first_cumulant_ridge,
     functional_flow,
     input_dependent_ridge,
 )
