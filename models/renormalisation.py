@@ -1,9 +1,9 @@
-"""Wilsonian renormalisation on average over data sets: what each running ridge does to the kept modes, at every cutoff.
+"""Wilsonian renormalisation on average over data sets: what each running ridge does to the kept modes.
 
-Random data sets are learned exactly, and again with the modes above a cutoff replaced by a ridge. Sampled are, for every
-ridge and cutoff, the kept modes' posterior variance and means against those of the whole process, and the log evidence
-that the ridge loses; and the learnability of single modes and the log evidence, which the theory predicts for features
-that are Gaussian. The figure shows where the leading flow fails and the matched ridge does not.
+Random data sets are learned exactly, and again with the modes above a cutoff replaced by a ridge. Sampled are, for
+every ridge and cutoff, the kept modes' posterior variance and means against those of the whole process, and the log
+evidence that the ridge loses; and the learnability of single modes and the log evidence, which the theory predicts for
+Gaussian features. The figure shows where the leading flow fails and the matched ridge does not.
 
     fieldprob run renormalisation                          Gaussian features
     fieldprob run renormalisation --preset scale-mixture   heavy tails: only the input-dependent ridges hold
@@ -42,7 +42,7 @@ ON_DATA = {
     "first-cumulant": renormalisation.first_cumulant_ridge,
     "input-dependent": renormalisation.input_dependent_ridge,
 }
-DIMS = {name: ("ridge", "cutoff") for name in ("variance_ratio", "variance_miss", "mean_error", "evidence_loss")}
+DIMS = dict.fromkeys(("variance_ratio", "variance_miss", "mean_error", "evidence_loss"), ("ridge", "cutoff"))
 DIMS |= {"recorded_learnability": ("mode",), "log_evidence": ()}
 
 
@@ -132,7 +132,7 @@ def averages(prior, task, *, spectrum, points, noise, label_noise, cutoffs, reco
 
 
 def draw(result, *, spectrum, points, noise, cutoffs):
-    """The ratio of variances against the cutoff: sampled points, predicted lines; and the sampled error of the means."""
+    """Ratios of variances against the cutoff, sampled points and predicted lines; the sampled error of the means."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")

@@ -49,6 +49,7 @@ class _Harmonics(eqx.Module):
     anchors: tuple[Float[Array, "functions inputs"], ...]
     factors: tuple[Float[Array, "functions functions_"], ...]
 
+    @eqx.filter_jit
     def __call__(self, X):
         x = X / jnp.linalg.norm(X, axis=1, keepdims=True)
         columns = []
@@ -118,13 +119,15 @@ def _harmonics(direction, counts) -> _Harmonics:
     anchors, factors = [], []
     for degree, count in enumerate(counts):
         z = rng.normal(size=(count, inputs))
-        z = jnp.asarray(z / np.linalg.norm(z, axis=1, keepdims=True), direction.dtype).at[0].set(direction)
-        anchors.append(z)
-        factors.append(jnp.linalg.cholesky(_addition(z, z, degree)))
+        z[0] = direction
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+        anchors.append(jnp.asarray(z, direction.dtype))
+        factors.append(jnp.asarray(np.linalg.cholesky(_addition(z, z, degree)), direction.dtype))
     return _Harmonics(tuple(anchors), tuple(factors))
 
 
 def _addition(x, z, degree):
+    """N(d, l) P_l(x.z), of NumPy or of JAX as the points are."""
     t = x @ z.T
-    values = jnp.asarray(gegenbauer.polynomials(t.reshape(-1), x.shape[1], degree + 1))[:, degree]
+    values = gegenbauer.polynomials(t.reshape(-1), x.shape[1], degree + 1)[:, degree]
     return np.sqrt(gegenbauer.degeneracy(x.shape[1], degree)) * values.reshape(t.shape)

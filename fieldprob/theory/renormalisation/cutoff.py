@@ -21,8 +21,8 @@ def cutoff(spectrum: Spectrum, points: Any, noise_variance: Any, threshold: Any 
     """The modes up to the last one with learnability P lambda_k / (k2 + sum over j > k of lambda_j + P lambda_k) of at
     least the threshold.
 
-    The last of all: where eigenvalues fall exponentially and the ridge is small, learnabilities do not decrease and
-    no finite cutoff exists. Then `exists` is False, and so it is where all listed modes are learned and nothing is known
+    The last of all: where eigenvalues fall exponentially and the ridge is small, learnabilities do not decrease and no
+    finite cutoff exists. Then `exists` is False, and so it is where all listed modes are learned and nothing is known
     of further ones. Vectorises over points, noise and threshold; the learnabilities are differentiable.
 
     Args:

@@ -143,12 +143,18 @@ def contraction(spectrum: Spectrum, points: Any, ridge: Float[Array, " cutoffs"]
     [0.25, 0.0]
     """
 
-    def one(cutoff, s):
-        shell = jnp.arange(spectrum.modes) >= cutoff
-        share = jnp.where(shell, spectrum.eigenvalues / jnp.where(shell, s + points * spectrum.eigenvalues, 1.0), 0.0)
-        return points * jnp.sum(spectrum.degeneracies * share**2)
+    return _contraction(spectrum.eigenvalues, spectrum.degeneracies, points, ridge)
 
-    return jax.lax.map(lambda x: one(*x), (jnp.arange(spectrum.modes + 1), ridge), batch_size=_BATCH)
+
+@jax.jit
+def _contraction(eigenvalues, degeneracies, points, ridge):
+    def one(x):
+        cutoff, s = x
+        shell = jnp.arange(eigenvalues.size) >= cutoff
+        share = jnp.where(shell, eigenvalues / jnp.where(shell, s + points * eigenvalues, 1.0), 0.0)
+        return points * jnp.sum(degeneracies * share**2)
+
+    return jax.lax.map(one, (jnp.arange(ridge.size), ridge), batch_size=_BATCH)
 
 
 @jax.jit

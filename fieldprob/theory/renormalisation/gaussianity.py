@@ -6,6 +6,7 @@ Use `first_cumulant_ridge` or `input_dependent_ridge` to compute with.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -19,6 +20,7 @@ class FeatureMoments(NamedTuple):
     excess_kurtosis: Float[Array, " modes"]
 
 
+@jax.jit
 def feature_moments(features: Float[Array, "nodes modes"], weights: Any = None) -> FeatureMoments:
     """Moments of the features over nodes of the measure or points of a sample.
 
@@ -99,6 +101,7 @@ def joint_cumulants(
     return Cumulants(square.T @ kept, fourth)
 
 
+@jax.jit
 def cumulant_ridge(
     eigenvalues: Float[Array, " shell"], cumulants: Cumulants, kept: Float[Array, "points kept"], noise_variance: Any
 ) -> Float[Array, " points"]:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from fieldprob.theory.solvers import fixed_point, require_converged
 
 
+@jax.jit
 def first_cumulant_ridge(
     eigenvalues: Float[Array, " modes"], features: Float[Array, "points modes"], noise: Any, cutoff: Any
 ) -> Float[Array, " points"]:
@@ -32,6 +33,7 @@ def first_cumulant_ridge(
     return noise + features**2 @ _shell(eigenvalues, cutoff)
 
 
+@jax.jit
 def functional_flow(
     eigenvalues: Float[Array, " modes"], features: Float[Array, "points modes"], noise: Any, cutoff: Any
 ) -> Float[Array, " points"]:
@@ -66,6 +68,11 @@ def input_dependent_ridge(
     log_r = require_converged(
         "the input-dependent ridge", converged, "are noise and eigenvalues finite, and the noise positive?", log_r
     )
+    return _above(eigenvalues, features, noise, log_r, cutoff)
+
+
+@jax.jit
+def _above(eigenvalues, features, noise, log_r, cutoff):
     return noise + features**2 @ (_shell(eigenvalues, cutoff) * _damping(eigenvalues, features, log_r))
 
 

@@ -153,6 +153,7 @@ def _fixed_point(eigenvalues, features, weights, points, noise, shell):
     return log_r, converged
 
 
+@jax.jit
 def _kept(eigenvalues, features, weights, points, ridge):
     """Posterior covariance, response and posterior variance at the nodes, for a total ridge; lambda may be zero."""
     root = jnp.sqrt(eigenvalues)

@@ -30,6 +30,7 @@ class KeptPosterior(NamedTuple):
         return features @ self.mean, jnp.sum((features @ self.covariance) * features, axis=1)
 
 
+@jax.jit
 def kept_posterior(
     eigenvalues: Float[Array, " kept"],
     features: Float[Array, "points kept"],
