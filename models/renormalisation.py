@@ -131,7 +131,7 @@ def averages(prior, task, *, spectrum, points, noise, label_noise, cutoffs, reco
     )
 
 
-def draw(result, *, spectrum, points, noise, cutoffs):
+def draw(result, *, cutoffs):
     """Ratios of variances against the cutoff, sampled points and predicted lines; the sampled error of the means."""
     from matplotlib.figure import Figure
 
@@ -161,6 +161,36 @@ def draw(result, *, spectrum, points, noise, cutoffs):
         ax.set_xticks(cutoffs, [str(c) for c in cutoffs], minor=False)
         ax.minorticks_off()
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, title="ridge")
+    return figure
+
+
+def draw_features(result, *, population, samples=4000):
+    """How Gaussian the features are: joint densities of two modes against independent Gaussians, and the kurtosis of
+    each mode."""
+    from matplotlib.figure import Figure
+
+    spectrum = population.spectrum
+    pool = getattr(population.measure, "X", None)
+    X = population.measure(jax.random.key(0), samples) if pool is None else pool
+    phi = np.asarray(spectrum.eigenfunctions(X))
+    positive = np.flatnonzero(np.asarray(spectrum.eigenvalues[: phi.shape[1]]) > 1e-12 * float(spectrum.trace))
+    kurtosis = np.asarray(renormalisation.feature_moments(phi).excess_kurtosis)[positive]
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    low, high = positive[1], positive[len(positive) // 2]
+    for ax, pair in zip(axes, ((low, positive[2]), (low, high)), strict=False):
+        histogram = renormalisation.joint_histogram(jnp.asarray(phi), tuple(map(int, pair)))
+        edges = np.asarray(histogram.edges)
+        centres = (edges[1:] + edges[:-1]) / 2
+        image = ax.pcolormesh(edges, edges, np.asarray(histogram.density).T, cmap="Blues", vmin=0, vmax=0.2)
+        ax.contour(centres, centres, np.asarray(histogram.gaussian).T, [0.005, 0.03, 0.1], colors="C3", linewidths=1)
+        ax.set(xlabel=f"mode {pair[0] + 1}", ylabel=f"mode {pair[1] + 1}", aspect="equal")
+    figure.colorbar(image, ax=axes[1], label="density (red: Gaussian)")
+    axes[2].axhline(0.0, color="C3", linewidth=1, label="Gaussian")
+    axes[2].plot(positive + 1, kurtosis, ".", markersize=3, color="k", label="features")
+    axes[2].set(xscale="log", xlabel="mode", ylabel="excess kurtosis", ylim=(-2.2, np.quantile(kurtosis, 0.98) + 0.5))
+    axes[2].spines[["top", "right"]].set_visible(False)
+    axes[2].legend(frameon=False)
     return figure
 
 
@@ -205,6 +235,7 @@ def study(
         sampling={"datasets": datasets, "one": one, "coords": coords},
         sampler=sample,
         seed=seed,
-        figures={"cutoffs": partial(draw, spectrum=population.spectrum, **common)},
+        figures={"cutoffs": partial(draw, cutoffs=cutoffs)}
+        | ({"features": partial(draw_features, population=population)} if population.kernel is None else {}),
         chosen={"modes": population.spectrum.modes, "label_noise_variance": label_noise},
     )

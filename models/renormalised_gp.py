@@ -27,7 +27,7 @@ from fieldprob.theory import renormalisation
 presets = {
     "small": {"draws": 500},
     "full": {"draws": 1500, "chains": 4, "warmup": 700},
-    "circle": {"features": "circle", "points": 50, "modes": 400, "cutoff": 41, "noise_variance": 0.05},
+    "circle": {"features": "circle", "points": 50, "modes": 400, "cutoff": 40, "noise_variance": 0.05},
     "hermite": {"features": "hermite", "points": 40, "modes": 80, "cutoff": 30, "noise_variance": 0.05},
     "sphere": {"features": "sphere", "points": 300, "cutoff": 44, "ridge": "matched"},
     "digits": {"features": "digits", "points": 150, "cutoff": 50, "noise_variance": 0.05},
@@ -65,10 +65,13 @@ def scale_mixture(modes=600, exponent=2.0, first=30):
 
 
 def circle(modes=400, exponent=2.0):
-    """Cosines and sines of uniform angles, eigenvalues m^-exponent, and 1 for the constant."""
+    """Cosines and sines of uniform angles, eigenvalues m^-exponent for m = 1, 2, ..., no constant."""
     wave = jnp.arange(modes // 2 + 1.0)
-    eigenvalues = jnp.where(wave == 0, 1.0, jnp.maximum(wave, 1.0) ** -exponent)
-    return Population(spectra.complete(spectra.circle(eigenvalues)), fp.tasks.Circle())
+    every = spectra.complete(spectra.circle(jnp.where(wave == 0, 0.0, jnp.maximum(wave, 1.0) ** -exponent)))
+    spectrum = fp.kernels.Spectrum(
+        every.eigenvalues[1:], labels=every.labels[1:], eigenfunctions=lambda X: every.eigenfunctions(X)[:, 1:]
+    )
+    return Population(spectrum, fp.tasks.Circle())
 
 
 def hermite(modes=80):

@@ -111,7 +111,7 @@ def local_ridge(spectrum: Spectrum, points: Any, noise_variance: Any) -> Float[A
     return jnp.append(ridges, start)
 
 
-def closed_ridge(spectrum: Spectrum, points: Any, noise_variance: Any, cutoffs: Any = None) -> Float[Array, " cutoffs"]:
+def closed_ridge(spectrum: Spectrum, points: Any, noise_variance: Any, cutoffs: Any = None) -> Float[Array, "*cutoffs"]:
     """The self-consistent ridge of the integrated modes alone (05, (11)), at the given cutoffs or at every one.
 
     Zero where the ridge is and no more modes than points are integrated. Differentiable in eigenvalues, degeneracies,
