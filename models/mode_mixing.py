@@ -62,7 +62,7 @@ def prediction(prior, task, *, ridge, points, noise, nodes=400):
     weights = jnp.exp(-(x**2) / 2) / jnp.sum(jnp.exp(-(x**2) / 2))
     moments = strength(x)[:, None]
     shell = renormalisation.ShellMoments(jnp.array([TRACE / SHELL]), jnp.array([float(SHELL)]), moments)
-    kept: Any = (EIGENVALUES, hermite(x), weights, points)
+    kept: tuple[Any, Any, Any, Any] = (EIGENVALUES, hermite(x), weights, points)
     if ridge == "input-dependent":
         averages = renormalisation.input_dependent_average(*kept, noise, shell)
     else:

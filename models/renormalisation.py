@@ -42,7 +42,8 @@ ON_DATA = {
     "first-cumulant": renormalisation.first_cumulant_ridge,
     "input-dependent": renormalisation.input_dependent_ridge,
 }
-DIMS = dict.fromkeys(("variance_ratio", "variance_miss", "mean_error", "evidence_loss"), ("ridge", "cutoff"))
+AGAINST = ("variance_ratio", "variance_miss", "mean_error", "evidence_loss")
+DIMS: dict[str, tuple[str, ...]] = dict.fromkeys(AGAINST, ("ridge", "cutoff"))
 DIMS |= {"recorded_learnability": ("mode",), "log_evidence": ()}
 
 
@@ -71,7 +72,7 @@ def learn(key, *, population, points, noise, label_noise, cutoffs, ridges, recor
 
     def against(cutoff, uniform):
         kept = jnp.arange(eigenvalues.size) < cutoff
-        found = {name: [] for name in DIMS if DIMS[name] == ("ridge", "cutoff")}
+        found = {name: [] for name in AGAINST}
         for ridge in ridges:
             if ridge in ON_DATA:
                 s = ON_DATA[ridge](eigenvalues, phi, noise + jnp.diagonal(rest), cutoff)
@@ -174,12 +175,12 @@ def draw_features(result, *, population, samples=4000):
     X = population.measure(jax.random.key(0), samples) if pool is None else pool
     phi = np.asarray(spectrum.eigenfunctions(X))
     positive = np.flatnonzero(np.asarray(spectrum.eigenvalues[: phi.shape[1]]) > 1e-12 * float(spectrum.trace))
-    kurtosis = np.asarray(renormalisation.feature_moments(phi).excess_kurtosis)[positive]
+    kurtosis = np.asarray(renormalisation.feature_moments(jnp.asarray(phi)).excess_kurtosis)[positive]
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
     low, high = positive[1], positive[len(positive) // 2]
     for ax, pair in zip(axes, ((low, positive[2]), (low, high)), strict=False):
-        histogram = renormalisation.joint_histogram(jnp.asarray(phi), tuple(map(int, pair)))
+        histogram = renormalisation.joint_histogram(jnp.asarray(phi), (int(pair[0]), int(pair[1])))
         edges = np.asarray(histogram.edges)
         centres = (edges[1:] + edges[:-1]) / 2
         image = ax.pcolormesh(edges, edges, np.asarray(histogram.density).T, cmap="Blues", vmin=0, vmax=0.2)
@@ -188,7 +189,7 @@ def draw_features(result, *, population, samples=4000):
     figure.colorbar(image, ax=axes[1], label="density (red: Gaussian)")
     axes[2].axhline(0.0, color="C3", linewidth=1, label="Gaussian")
     axes[2].plot(positive + 1, kurtosis, ".", markersize=3, color="k", label="features")
-    axes[2].set(xscale="log", xlabel="mode", ylabel="excess kurtosis", ylim=(-2.2, np.quantile(kurtosis, 0.98) + 0.5))
+    axes[2].set(xscale="log", xlabel="mode", ylabel="excess kurtosis", ylim=(-2.2, np.quantile(kurtosis, 0.9) + 1))
     axes[2].spines[["top", "right"]].set_visible(False)
     axes[2].legend(frameon=False)
     return figure

@@ -4,6 +4,8 @@ Thresholds are five standard errors (6e-7 a comparison, less than 1e-5 in each t
 error of the theory where it is not exact.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def posterior(phi, eigenvalues, ridge, y):
     return a.T @ (resolvent @ y), eigenvalues - np.einsum("ik,ij,jk->k", a, resolvent, a)
 
 
-def assert_mean(samples, expected, systematic=0.0):
+def assert_mean(samples, expected, systematic: Any = 0.0):
     error = np.std(samples, axis=0, ddof=1) / np.sqrt(len(samples))
     np.testing.assert_array_less(np.abs(np.mean(samples, axis=0) - expected), 5 * error + systematic)
 
