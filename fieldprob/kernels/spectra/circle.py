@@ -27,13 +27,13 @@ class Fourier(eqx.Module):
 
     def __call__(self, X: Float[Array, "points inputs"]) -> Float[Array, "points modes"]:
         n = jnp.arange(self.phases.shape[0])
-        values = jnp.cos(n * _angles(X)[:, None] - self.phases)
+        values = jnp.cos(n * point_angles(X)[:, None] - self.phases)
         return jnp.where(n == 0, 1.0, np.sqrt(2.0)) * values
 
     def aligned(self, nodes, weights, y) -> "Fourier":
         """The modes turned to lie along a target, so that its coefficients are zero or positive."""
         n = jnp.arange(self.phases.shape[0])
-        angles = n * _angles(nodes)[:, None]
+        angles = n * point_angles(nodes)[:, None]
         cosine, sine = (weights * y) @ jnp.cos(angles), (weights * y) @ jnp.sin(angles)
         absent = cosine**2 + sine**2 <= (8 * jnp.finfo(y.dtype).eps) ** 2 * jnp.max(y**2)
         phase = jnp.arctan2(jnp.where(absent, 0.0, sine), jnp.where(absent, 1.0, cosine))
@@ -227,7 +227,7 @@ def _check_even(values: Array) -> None:
         )
 
 
-def _angles(X):
+def point_angles(X):
     X = jnp.asarray(X)
     if X.ndim == 1:
         return X
