@@ -20,12 +20,13 @@ from fieldprob.statistics.forces import (
     residual_conjugate_kernel,
     ward_identity,
 )
+from fieldprob.statistics.modes import mode_learnability
 from fieldprob.statistics.neurons import histogram_density, specialised_fraction
 
 __all__ = [
     "alignment_orthogonal", "alignment_parallel", "centred_kernel_alignment", "conjugate_kernel", "dims",
-    "fourier_powers", "hermite_coefficient", "histogram_density", "is_invariant", "kernel_gain",
-    "mode_learnability", "names", "normalised_discrepancy", "readout_norm", "residual_amplitude", "residual_conjugate_kernel",
+    "fourier_powers", "hermite_coefficient", "histogram_density", "is_invariant", "kernel_gain", "mode_learnability",
+    "names", "normalised_discrepancy", "readout_norm", "residual_amplitude", "residual_conjugate_kernel",
     "specialised_fraction", "target_eigenvalue", "ward_identity", "weight_covariance",
 ]  # fmt: skip
 
@@ -97,6 +98,8 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("predictor", ("points", "mode"), "coefficient of the mean predictor, averaged over data sets"),
     ("mode_coefficient", ("mode",), "coefficient of the outputs along an eigenfunction, for one data set"),
     ("mode_learnability", ("mode",), "1 - posterior variance of a mode_coefficient / its prior variance"),
+    ("mode_overlap", ("points", "mode"), "coefficient of the function along a mode of the idealised measure"),
+    ("target_learnability", ("points",), "overlap with the target on the idealised measure / the target's own"),
 )
 
 # Latent sites: relabelling the hidden neurons, or flipping the sign of an odd one, changes them but not the network.
@@ -285,33 +288,6 @@ def hermite_coefficient(
         previous = polynomials[n - 1] if n else 0 * z
         polynomials.append((z * polynomials[n] - previous) / (n + 1))
     return f @ _module(f).stack(polynomials, axis=-1) / np.shape(z)[0]
-
-
-def mode_learnability(
-    coefficients: Float[Any, "chains draws modes"], eigenvalues: Float[Any, " modes"]
-) -> Float[Any, "chains draws modes"]:
-    """1 - (f - mean of all draws)^2 / eigenvalue, scaled so that its mean over draws is 1 - Var f / eigenvalue.
-
-    The learnability of each mode from draws of its coefficient, as a statistic of a single draw: the Monte Carlo error
-    of its mean is that of the variance.
-
-    Raises:
-        ValueError: shapes that do not fit, fewer than two draws, or an eigenvalue that is not positive.
-
-    >>> import numpy as np
-    >>> mode_learnability(np.array([[[1.0], [3.0]]]), np.array([4.0])).mean().item()
-    0.5
-    """
-    shape = np.shape(coefficients)
-    if len(shape) != 3 or np.shape(eigenvalues) != shape[-1:]:
-        raise ValueError(f"coefficients {shape} and eigenvalues {np.shape(eigenvalues)}: give (chains, draws, modes).")
-    draws = shape[0] * shape[1]
-    if draws < 2:
-        raise ValueError("there is one draw: a variance needs two.")
-    if not (eigenvalues > 0).all():
-        raise ValueError(f"eigenvalues fall to {eigenvalues.min():.3g}: a mode without variance has no learnability.")
-    centred = coefficients - coefficients.mean(axis=(0, 1))
-    return 1 - draws / (draws - 1) * centred**2 / eigenvalues
 
 
 def _check_alignment(K, reference, y) -> None:

@@ -22,3 +22,5 @@ from fieldprob.tasks.teachers import cubic_teacher as cubic_teacher
 from fieldprob.tasks.teachers import ising as ising
 from fieldprob.tasks.teachers import linear_teacher as linear_teacher
 from fieldprob.tasks.teachers import single_index_teacher as single_index_teacher
+from fieldprob.tasks.text import copying as copying
+from fieldprob.tasks.text import text_windows as text_windows

@@ -1,7 +1,7 @@
 """The companion analytic module: each theory is a function (prior, task) -> `Prediction`."""
 
 from fieldprob.prediction import Prediction
-from fieldprob.theory import grokking, learning_curves, renormalisation
+from fieldprob.theory import grokking, learnability, learning_curves, renormalisation
 from fieldprob.theory.adaptation import adaptation
 from fieldprob.theory.dynamics import gradient_flow, langevin
 from fieldprob.theory.exact_linear import exact_linear
@@ -20,6 +20,6 @@ from fieldprob.theory.rescaling import rescaling
 __all__ = [
     "Prediction", "adaptation", "exact_linear", "exact_small", "fluctuation_growth", "fluctuation_response",
     "forward_backward", "fourth_cumulant", "gradient_flow", "grokking", "ising_linear", "kernel_covariance",
-    "kernel_response", "langevin", "learning_curves", "limit", "mean_field", "perturbative", "prior_fluctuations",
-    "renormalisation", "rescaling", "sample_exact_linear",
+    "kernel_response", "langevin", "learnability", "learning_curves", "limit", "mean_field", "perturbative",
+    "prior_fluctuations", "renormalisation", "rescaling", "sample_exact_linear",
 ]  # fmt: skip

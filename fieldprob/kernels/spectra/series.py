@@ -49,14 +49,14 @@ def sphere_series(
         raise ValueError(f"modes = {modes}: give at least 1.")
     if gegenbauer.log_degeneracy(inputs, modes - 1) > 300 * np.log(10):
         raise ValueError(f"modes = {modes}: degree {modes - 1} in {inputs} dimensions has more than 1e300 harmonics.")
-    log_eigenvalues = _log_sum(log_a[:, None] + monomials(inputs, log_a.shape[0], modes))
+    log_values = log_eigenvalues(log_a, inputs, modes)
     # weights in logarithms: the product of a huge degeneracy and a tiny eigenvalue
-    log_weights = log_eigenvalues + np.array([gegenbauer.log_degeneracy(inputs, degree) for degree in range(modes)])
+    log_weights = log_values + np.array([gegenbauer.log_degeneracy(inputs, degree) for degree in range(modes)])
     direction = unit_direction(direction, inputs, log_a.dtype)
     constant = jnp.sum(jnp.exp(log_a)) if constant is None else constant
     tail = clipped_tail(constant - jnp.sum(jnp.exp(log_weights)), constant, 1e-9)
     return Spectrum(
-        jnp.exp(log_eigenvalues),
+        jnp.exp(log_values),
         jnp.asarray([gegenbauer.degeneracy(inputs, degree) for degree in range(modes)], log_a.dtype),
         tail=tail,
         eigenfunctions=Zonal(direction, modes),
@@ -64,6 +64,15 @@ def sphere_series(
         homogeneous=True,
         name=f"spectrum on the sphere S^{inputs - 1}",
     )
+
+
+def log_eigenvalues(log_coefficients: Float[Array, " terms"], inputs: int, modes: int) -> Float[Array, " modes"]:
+    """Logarithms of the eigenvalues at degrees l < modes, however small; -inf where they vanish.
+
+    >>> log_eigenvalues(jnp.log(jnp.array([0.0, 1.0])), inputs=5, modes=2).round(12).tolist()        # 1/d
+    [-inf, -1.609437912434]
+    """
+    return _log_sum(log_coefficients[:, None] + monomials(inputs, log_coefficients.shape[0], modes))
 
 
 def _log_sum(terms: Float[Array, "terms modes"]) -> Float[Array, " modes"]:
