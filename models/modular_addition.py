@@ -12,9 +12,8 @@ have. Noise is in units of `noise_scale`, where this begins:
 
 Theories are of the whole table. A part of it is learned without the rest at modulus 7: the kernel of many neurons of
 random weights, or of neurons in which every mode has specialised, weighs all products of waves in i and j alike, and
-puts the right answer of an unseen pair last; test losses exceed that of predicting nothing. Chains that start from both
-sides (`start_from`) take thousands of steps to agree on the specialised fraction where most modes are specialised: see
-R-hat.
+never gives the right answer of an unseen pair; test losses exceed that of predicting nothing. Chains from both sides
+(`start_from`) take thousands of steps to agree on the specialised fraction where most modes are specialised: see R-hat.
 """
 
 from dataclasses import replace
@@ -213,9 +212,9 @@ def draw_phases(results, *, modulus, width, sextic, end, others=(31, 101)):
         ax.axvspan(1 - end, 1, color="0.94", zorder=0)
         for x, text in ((1 - end) / 2 + 0.15, "all\nspecialised"), (1 - end / 2, "mixed"), (1.15, "none"):
             ax.text(x, 1.06, text, ha="center", va="bottom", fontsize=9, color="0.35")
-        for (modulus, curve), colour in zip(curves.items(), (*colours[: len(moduli)], "k"), strict=True):
-            style = {"linestyle": "--", "linewidth": 1.2} if modulus is None else {"linewidth": 1.6}
-            text = "modulus → ∞" if modulus is None else f"mean field, modulus {modulus}"
+        for (P, curve), colour in zip(curves.items(), (*colours[: len(moduli)], "k"), strict=True):
+            style = {"linestyle": "--", "linewidth": 1.2} if P is None else {"linewidth": 1.6}
+            text = "modulus → ∞" if P is None else f"mean field, modulus {P}"
             ax.plot(noise, curve[name], color=colour, label=text, **style)
         points = [(x, *map(float, mean_and_error(r.samples["posterior"][name]))) for x, r in results]
         at, mean, error = np.array(points).T

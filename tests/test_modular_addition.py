@@ -128,6 +128,33 @@ def test_the_infinite_network_has_the_eigenvalues_of_the_document():
     np.testing.assert_allclose(statistics.target_eigenvalue(K, study.task.y), 4, rtol=1e-12)
 
 
+def test_what_a_kernel_makes_of_unseen_pairs():
+    """The infinite network never has the right answer; neurons of one mode each, with free phases, always.
+
+    On 30 pairs of 49, by kernel regression at a noise far below all eigenvalues.
+    """
+    P, train = 7, 30
+    task = fp.tasks.modular_addition(P, train, seed=0)
+    X = np.concatenate([task.X, task.X_test])
+    study, _ = network(P, 50)
+    i, j = np.argmax(X[:, :P], axis=1), np.argmax(X[:, P:], axis=1)
+    waves = [
+        (np.cos(2 * np.pi * k * i / P + a) + np.cos(2 * np.pi * k * j / P + b)) ** 2
+        for k in (1, 2, 3)
+        for a in 2 * np.pi * np.arange(8) / 8
+        for b in 2 * np.pi * np.arange(8) / 8
+    ]
+    kernels = {"random": study.prior.limit(X) / study.prior.readout_variance, "one mode": np.transpose(waves) @ waves}
+    accuracy, loss = {}, {}
+    for name, K in kernels.items():
+        f = np.asarray(K[train:, :train] @ np.linalg.solve(K[:train, :train] + 1e-6 * np.eye(train), task.y))
+        right = np.argmax(task.y_test, axis=1)
+        accuracy[name] = float(np.mean(np.argmax(f, axis=1) == right))
+        loss[name] = np.mean((f - task.y_test) ** 2) / np.mean(np.asarray(task.y_test) ** 2)
+    assert accuracy == {"random": 0.0, "one mode": 1.0}
+    assert loss["random"] > 1 and loss["one mode"] < 1e-6
+
+
 def test_recorded_statistics_are_those_of_the_weights():
     """A neuron with cosines in mode 2 only, the others zero."""
     P, N = 7, 3
