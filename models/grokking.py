@@ -167,8 +167,9 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
         lambda d: d.assign_coords(chain=d["chain"] + chains // 2) if "chain" in d else d
     )
     joined = {}
-    for path in parts[0].groups:
-        pair = [tree[path].to_dataset(inherit=False) for tree in (parts[0], second)]
+    first, other = ({node.path: node for node in tree.subtree} for tree in (parts[0], second))
+    for path in first:
+        pair = [node.to_dataset(inherit=False) for node in (first[path], other[path])]
         joined[path] = xr.concat(pair, "chain") if "chain" in pair[0].dims else pair[0]
     tree = xr.DataTree.from_dict(joined, name=parts[0].name)
     tree.attrs |= parts[0].attrs | {"interrupted": max(int(part.attrs["interrupted"]) for part in parts)}

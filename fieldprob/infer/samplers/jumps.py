@@ -193,13 +193,14 @@ class NeuronJumps(MCMCKernel):
 
     def _check_shapes(self, z) -> None:
         proposal = self._proposal if isinstance(self._proposal, dict) else {"": self._proposal}
-        if isinstance(self._proposal, dict):
+        several = isinstance(self._proposal, dict)
+        if several:
             unknown = sorted(self._proposal.keys() - (z.keys() if isinstance(z, Mapping) else set()))
             if unknown:
                 raise ValueError(
                     f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}."
                 )
-        shapes = {name: jnp.shape(z[name] if name else z) for name in proposal}
+        shapes = {name: jnp.shape(site) for name, site in (self._rows(z) if several else {"": z}).items()}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:
             raise ValueError(
@@ -260,7 +261,7 @@ class NormalButAlong(dist.Distribution):
     """
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
+    support: Any = constraints.real_vector
     reparametrized_params: ClassVar = []
 
     def __init__(self, direction, along: dist.Distribution, across=None, *, validate_args=None):

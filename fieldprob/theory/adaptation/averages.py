@@ -46,7 +46,7 @@ def find_saddle(
         raise ValueError(f"average={average!r} draws neurons at random: give key=jax.random.key(0).")
     base, tau = _start(neuron, data, average in ("importance", "particles") if tilted is None else tilted)
     if callable(average):
-        neurons = average(neuron, _multiple(samples), key)
+        neurons: Neurons = average(neuron, _multiple(samples), key)
         tau, sample_size = _solve(theory, neuron, neurons, data, tau)
         require_sample_size(theory, sample_size)
     elif average == "quadrature":

@@ -80,7 +80,7 @@ def on_data(
     noise = float(jnp.mean(jnp.diag(problem.noise_covariance)))
     population = Population(problem.points, noise * net.chi, 0.0, measure=Gaussian(inputs), target=teacher)
     expected = mean_field(net, population, degrees=degrees)
-    kept = tuple(degrees) or tuple(expected.coords["mode"])
+    kept = tuple(int(str(k)) for k in degrees or expected.coords["mode"])
     bins, threshold = histogram_edges(edges), real("threshold", threshold, minimum=0.0)
     unit = _direction(teacher, inputs)
     draw = _proposal(unit, np.asarray(expected.coords["bin"]), np.asarray(expected.mean["overlap_histogram"]))
