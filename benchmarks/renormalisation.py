@@ -63,7 +63,7 @@ def main():
             "closed": lambda s=spectrum, c=cutoffs: renormalisation.closed_ridge(s, POINTS, NOISE, c),
             "matched, every cutoff": lambda s=spectrum: renormalisation.matched_ridge(s, POINTS, NOISE),
             "gradient of closed": lambda g=gradient, e=eigenvalues: g(e),
-            "brentq": lambda e=np.asarray(eigenvalues), c=np.asarray(cutoffs): brentq_loop(e, c),
+            "brentq": lambda e=eigenvalues, c=cutoffs: brentq_loop(np.asarray(e), np.asarray(c)),
         }
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         first = {name: seconds(function)[1] for name, function in contestants.items()}  # compiles
