@@ -27,7 +27,7 @@ from fieldprob.kernels import Spectrum
 from fieldprob.theory.learning_curves import effective_ridge
 from fieldprob.theory.precision import require_float64
 
-_BATCH = 64  # cutoffs whose equations are solved at once: bounds the memory
+_BATCH = 8  # cutoffs whose equations are solved at once: bounds the memory, and fits a cache
 
 
 class RidgeFlow(NamedTuple):
@@ -167,7 +167,7 @@ def _closed(eigenvalues, degeneracies, points, ridge, cutoffs):
         unit = jnp.where(solvable, trace, 1.0)
         args = eigenvalues / unit, jnp.where(solvable, weight, 0.0), points, jnp.where(solvable, ridge / unit, 1.0)
         solution = optx.root_find(
-            _defect, optx.Newton(rtol=1e-13, atol=1e-300), jnp.ones_like(trace), args, max_steps=100, throw=False
+            _defect, optx.Newton(rtol=1e-13, atol=1e-15), jnp.ones_like(trace), args, max_steps=100, throw=False
         )
         u = solution.value
         residual = jax.lax.stop_gradient(_defect(u, args) / u)
