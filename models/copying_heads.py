@@ -10,6 +10,7 @@ and as the vocabulary grows.
 """
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -75,7 +76,8 @@ def bound(prior, X, relative_noise):
 
 
 def random_sets_of_windows(prior, text, *, datasets, seed, progress=True):
-    """`target_learnability` (dataset, points) on random sets of windows, drawn without replacement."""
+    """`target_learnability` (dataset, points) on random sets of windows, drawn without replacement, and `copied_share`,
+    that of the largest size, for sweeps."""
     rng = np.random.default_rng(seed)
     found = np.empty((datasets, len(text.points)))
     with tqdm(total=found.size, disable=not progress, desc="data sets") as bar:
@@ -84,7 +86,9 @@ def random_sets_of_windows(prior, text, *, datasets, seed, progress=True):
             found[i, j] = learned(prior, text.windows[rows], text.relative_noise)
             bar.update()
     coords = {"dataset": np.arange(datasets), "points": np.array(text.points)}
-    posterior = xr.Dataset({"target_learnability": (("dataset", "points"), found)}, coords=coords)
+    shares: dict[str, Any] = {"target_learnability": (("dataset", "points"), found)}
+    shares["copied_share"] = ("dataset", found[:, np.argmax(text.points)])
+    posterior = xr.Dataset(shares, coords=coords)
     return xr.DataTree.from_dict({"posterior": posterior}, name="fieldprob")
 
 
@@ -119,8 +123,9 @@ def for_any_language(prior, text):
 def _bound(theory, value, text, order, equation):
     return fp.Prediction(
         theory=theory,
-        mean={"target_learnability": value},
-        kind={"target_learnability": "upper"},
+        mean={"target_learnability": value, "copied_share": jnp.max(value)},
+        kind={"target_learnability": "upper", "copied_share": "upper"},
+        dims={"copied_share": ()},
         order=order,
         source=f"theory 06, {equation}",
         coords={"points": text.points},

@@ -102,7 +102,8 @@ def sampled(prior, task, *, model, **options):
     """Draws of `mode_overlap`, and what each says of `learnability`."""
     program, whiten = MODELS[model]
     coords = {"mode": list(prior.spectrum.labels), "points": [task.points]}
-    tree = fp.sample(partial(program, data=whiten(prior, task)), task, coords=coords, **options)
+    sites = partial(program, data=whiten(prior, task))
+    tree = fp.sample(sites, task, coords=coords, **options)
     overlap = tree["posterior"].to_dataset()["mode_overlap"]
     values = fp.statistics.mode_learnability(overlap.values, np.asarray(prior.spectrum.eigenvalues))
     tree["posterior"] = tree["posterior"].to_dataset().assign(learnability=overlap.copy(data=values))

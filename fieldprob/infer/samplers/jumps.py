@@ -200,7 +200,7 @@ class NeuronJumps(MCMCKernel):
                 raise ValueError(
                     f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}."
                 )
-        shapes = {name: jnp.shape(site) for name, site in (self._rows(z) if several else {"": z}).items()}
+        shapes = {name: np.shape(site) for name, site in (self._rows(z) if several else {"": z}).items()}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:
             raise ValueError(

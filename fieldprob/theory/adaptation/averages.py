@@ -1,6 +1,6 @@
 """The set of neurons on which the tilted measure is averaged, fitted to it, and the saddle on that set."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Saddle(NamedTuple):
 
 
 def find_saddle(
-    theory: str, neuron: Neuron, data: Data, average, samples: int, key, *, tilted: bool | None = None
+    theory: str, neuron: Neuron, data: Data, average: Any, samples: int, key, *, tilted: bool | None = None
 ) -> Saddle:
     """The saddle (40), searched for from the Gaussian closure (`tilted`) or from the prior.
 
@@ -46,7 +46,7 @@ def find_saddle(
         raise ValueError(f"average={average!r} draws neurons at random: give key=jax.random.key(0).")
     base, tau = _start(neuron, data, average in ("importance", "particles") if tilted is None else tilted)
     if callable(average):
-        neurons: Neurons = average(neuron, _multiple(samples), key)
+        neurons = average(neuron, _multiple(samples), key)
         tau, sample_size = _solve(theory, neuron, neurons, data, tau)
         require_sample_size(theory, sample_size)
     elif average == "quadrature":
