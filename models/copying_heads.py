@@ -10,7 +10,6 @@ and as the vocabulary grows.
 """
 
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -86,8 +85,10 @@ def random_sets_of_windows(prior, text, *, datasets, seed, progress=True):
             found[i, j] = learned(prior, text.windows[rows], text.relative_noise)
             bar.update()
     coords = {"dataset": np.arange(datasets), "points": np.array(text.points)}
-    shares: dict[str, Any] = {"target_learnability": (("dataset", "points"), found)}
-    shares["copied_share"] = ("dataset", found[:, np.argmax(text.points)])
+    shares = {
+        "target_learnability": (("dataset", "points"), found),
+        "copied_share": (("dataset",), found[:, np.argmax(text.points)]),
+    }
     posterior = xr.Dataset(shares, coords=coords)
     return xr.DataTree.from_dict({"posterior": posterior}, name="fieldprob")
 

@@ -104,9 +104,10 @@ def sampled(prior, task, *, model, **options):
     coords = {"mode": list(prior.spectrum.labels), "points": [task.points]}
     sites = partial(program, data=whiten(prior, task))
     tree = fp.sample(sites, task, coords=coords, **options)
-    overlap = tree["posterior"].to_dataset()["mode_overlap"]
+    posterior = tree["posterior"].to_dataset()
+    overlap = posterior["mode_overlap"]
     values = fp.statistics.mode_learnability(overlap.values, np.asarray(prior.spectrum.eigenvalues))
-    tree["posterior"] = tree["posterior"].to_dataset().assign(learnability=overlap.copy(data=values))
+    tree["posterior"] = posterior.assign(learnability=overlap.copy(data=values))
     return tree
 
 
