@@ -200,7 +200,8 @@ class NeuronJumps(MCMCKernel):
                 raise ValueError(
                     f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}."
                 )
-        shapes = {name: np.shape(site) for name, site in (self._rows(z) if several else {"": z}).items()}
+        rows = self._rows(z)
+        shapes = {name: jnp.shape(rows[name] if several else rows) for name in proposal}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The set of neurons on which the tilted measure is averaged, fitted to it, and the saddle on that set."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,14 @@ class Saddle(NamedTuple):
 
 
 def find_saddle(
-    theory: str, neuron: Neuron, data: Data, average: Any, samples: int, key, *, tilted: bool | None = None
+    theory: str,
+    neuron: Neuron,
+    data: Data,
+    average: str | Callable[..., Neurons],
+    samples: int,
+    key,
+    *,
+    tilted: bool | None = None,
 ) -> Saddle:
     """The saddle (40), searched for from the Gaussian closure (`tilted`) or from the prior.
 
@@ -40,12 +48,12 @@ def find_saddle(
     """
     if average == "auto":
         average = "quadrature" if neuron.directions <= 2 else "importance"
-    if not callable(average) and average not in ("quadrature", "importance", "particles"):
+    if isinstance(average, str) and average not in ("quadrature", "importance", "particles"):
         raise ValueError(f"average={average!r}: give 'auto', 'quadrature', 'importance', 'particles' or a function.")
     if average != "quadrature" and key is None:
         raise ValueError(f"average={average!r} draws neurons at random: give key=jax.random.key(0).")
     base, tau = _start(neuron, data, average in ("importance", "particles") if tilted is None else tilted)
-    if callable(average):
+    if not isinstance(average, str):
         neurons = average(neuron, _multiple(samples), key)
         tau, sample_size = _solve(theory, neuron, neurons, data, tau)
         require_sample_size(theory, sample_size)
