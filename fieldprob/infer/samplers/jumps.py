@@ -85,8 +85,8 @@ class NeuronJumps(MCMCKernel):
     def __init__(self, kernel: Any, proposal: Any, *, jumps: int = 10):
         if not follows_protocol(kernel):
             raise ValueError(
-                f"kernel is {kernel!r}: give one with get_potential_fn, refresh and wrap_model, such as NUTS(model) or one "
-                "of fieldprob.infer."
+                f"kernel is {kernel!r}: give one with get_potential_fn, refresh and wrap_model, such as "
+                "NUTS(model) or one of fieldprob.infer."
             )
         if isinstance(jumps, bool) or not isinstance(jumps, int | np.integer) or jumps < 1:
             raise ValueError(f"jumps is {jumps!r}: give a positive integer.")
