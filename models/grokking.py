@@ -43,7 +43,9 @@ presets = {
         "width": 700, "inputs": 150, "data": 1.1429, "strength": 0.0533333333, "weight_variance": 0.5,
         "coefficients": (0.0, 1.0, 0.0, -0.3), "points": 3000, "jumps": 40,
     },
-    "quadratic": {"activation": "relu", "coefficients": (0.0, 1.0, -0.8), "data": 4.0, "strength": 0.2},
+    "quadratic": {
+        "activation": "relu", "coefficients": (0.0, 1.0, -0.8), "degrees": (4, 6), "data": 1.5, "extent": 8.0,
+    },
 }  # fmt: skip
 
 RAREST = 2e-3  # predicted share of the neurons in a bin of the histogram; bins of fewer are joined
@@ -226,7 +228,7 @@ def draw_overlaps(result, edges, fine, threshold):
     return figure
 
 
-def draw_phases(result, net, population):
+def draw_phases(result, net, population, degrees):
     """Where the run is among the phases: what is left to learn, and the share of specialised neurons, as data grow."""
     from matplotlib.figure import Figure
 
@@ -239,7 +241,7 @@ def draw_phases(result, net, population):
     several = population.replace(
         points=tuple(np.round(data * unit).astype(int).tolist()), noise_variance=1000 * population.noise_variance
     )
-    curve = grokking.mean_field(net, several).mean
+    curve = grokking.mean_field(net, several, degrees=degrees).mean
     posterior = result.samples["posterior"]
     panels = {
         "residual_1": ("linear residual", curve["residual"][:, 0], limit.linear),
@@ -277,7 +279,9 @@ def study(
     strength: float = 0.2,
     weight_variance: float = 0.25,
     coefficients: tuple[float, ...] = (0.0, 1.0, 0.0, -1.2),
+    degrees: tuple[int, ...] = (5, 7, 9),
     activation: str = "erf",
+    extent: float = 3.0,
     points: int = 250,
     threshold: float = 0.5,
     start: Literal["prior", "specialised", "both"] = "prior",
@@ -299,7 +303,10 @@ def study(
         strength: G, the coupling of the width; the readout variance follows from it.
         weight_variance: per fan-in, of the first layer.
         coefficients: of the teacher in He_0, He_1, ...
+        degrees: further degrees of the residual that are kept. The target does not have them, but specialised neurons
+            do: without them the linear residual is off by a tenth where data are many.
         activation: name of the activation function.
+        extent: largest |overlap| that the theory reckons with; more where neurons grow further.
         points: of the data set (system network only); a population knows only points over noise.
         threshold: |overlap| beyond which a neuron counts as specialised.
         start: of the chains: a draw of the prior; that with a fifth of the neurons at overlaps of 1 and -1; half each.
@@ -317,9 +324,10 @@ def study(
     effective = data * inputs / readout_variance
     count = points if system == "network" else max(1, round(effective))
     population = fp.tasks.Population(count, count / effective, 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher)
-    fine = grokking.mean_field(net, population, threshold=threshold)
-    edges, degrees = joined_edges(fine), tuple(fine.coords["mode"])
+    fine = grokking.mean_field(net, population, threshold=threshold, degrees=degrees, extent=extent)
+    edges, modes = joined_edges(fine), tuple(fine.coords["mode"])
     common = {"edges": edges, "threshold": threshold}
+    kept = {"degrees": degrees, "extent": extent, **common}
 
     direction, scale = np.eye(inputs)[0], np.sqrt(weight_variance / inputs)
     proposal = neuron_proposal(fine, direction, weight_variance)
@@ -330,21 +338,21 @@ def study(
     kernel = tuple(make(**option) for option in starts.values()) if start == "both" else make(**starts[start])
 
     prior, task, further = population_network, None, {}
-    theories = [partial(grokking.mean_field, order=order, **common) for order in ("tree", "one-loop")]
+    theories = [partial(grokking.mean_field, order=order, **kept) for order in ("tree", "one-loop")]
     theories = [lambda *_, theory=theory: by_degree(theory(net, population)) for theory in theories]
     if system == "population":
-        prior = partial(population_network, net, population, degrees=degrees, **common)
+        prior = partial(population_network, net, population, degrees=modes, **common)
     elif system == "neurons":
-        solution = grokking.field(net, population)
+        solution = grokking.field(net, population, degrees=degrees, extent=extent)
         prior = partial(independent_neurons, net, population, solution=solution, **common)
         theories = theories[:1]
     else:
         task = data_set(teacher, points, inputs, count / effective, seed)
         prior = net
-        further = {"model": partial(data_network, teacher=teacher, degrees=degrees, **common), "precision": "full"}
+        further = {"model": partial(data_network, teacher=teacher, degrees=modes, **common), "precision": "full"}
         theories = [
-            lambda net, task: by_degree(grokking.on_data(net, task, teacher, key=jax.random.key(seed), **common)),
-            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **common))),
+            lambda net, task: by_degree(grokking.on_data(net, task, teacher, key=jax.random.key(seed), **kept)),
+            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **kept))),
         ]
     figures = {"overlaps": partial(draw_overlaps, edges=edges, fine=fine, threshold=threshold)}
     marks = {}
@@ -353,7 +361,7 @@ def study(
         critical = grokking.critical_point(strength, weight_variance, coupled.cubic)
         marks = {"data": {"neurons begin to specialise": float(critical.data)}}
         if system != "neurons":
-            figures["phases"] = partial(draw_phases, net=net, population=population)
+            figures["phases"] = partial(draw_phases, net=net, population=population, degrees=degrees)
     middle = (edges[1:] + edges[:-1]) / 2
     return fp.Study(
         prior,
@@ -361,7 +369,7 @@ def study(
         theories=theories,
         sampling={
             **{"draws": draws, "chains": chains, "warmup": warmup, "kernel": kernel, **further},
-            "coords": {"mode": list(degrees), "bin": middle},
+            "coords": {"mode": list(modes), "bin": middle},
         },
         seed=seed,
         sampler=from_both_sides if start == "both" else None,
