@@ -169,9 +169,9 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
         lambda d: d.assign_coords(chain=d["chain"] + chains // 2) if "chain" in d else d
     )
     joined = {}
-    for path in parts[0].groups:
-        pair = [tree[path].to_dataset(inherit=False) for tree in (parts[0], second)]
-        joined[path] = xr.concat(pair, "chain") if "chain" in pair[0].dims else pair[0]
+    for nodes in zip(parts[0].subtree, second.subtree, strict=True):
+        pair = [node.to_dataset(inherit=False) for node in nodes]
+        joined[nodes[0].path] = xr.concat(pair, "chain") if "chain" in pair[0].dims else pair[0]
     tree = xr.DataTree.from_dict(joined, name=parts[0].name)
     tree.attrs |= parts[0].attrs | {"interrupted": max(int(part.attrs["interrupted"]) for part in parts)}
     return tree
@@ -181,17 +181,23 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
 
 
 def joined_edges(prediction, smallest=RAREST):
-    """Edges of bins, mirror images of each other, in each of which a share of at least `smallest` is predicted."""
+    """Edges of bins, joined from zero outwards until a share of at least `smallest` is predicted in each."""
     centre = np.asarray(prediction.coords["bin"])
     width = centre[1] - centre[0]
     share = np.asarray(prediction.mean["overlap_histogram"]) * width
-    edges, total = [0.0], 0.0
-    for m, p in zip(centre[centre > 0], share[centre > 0], strict=True):
-        total += p
-        if total >= smallest:
-            edges.append(m + width / 2)
-            total = 0.0
-    return np.array([*[-edge for edge in edges[:0:-1]], *edges])
+
+    def outwards(distance, share):
+        edges, total = [], 0.0
+        for m, p in zip(distance, share, strict=True):
+            total += p
+            if total >= smallest:
+                edges.append(m + width / 2)
+                total = 0.0
+        return edges
+
+    right = outwards(centre[centre > 0], share[centre > 0])
+    left = outwards(-centre[centre < 0][::-1], share[centre < 0][::-1])
+    return np.array([*[-edge for edge in left[::-1]], 0.0, *right])
 
 
 def draw_overlaps(result, edges, fine, threshold):

@@ -199,7 +199,8 @@ class NeuronJumps(MCMCKernel):
                 raise ValueError(
                     f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}."
                 )
-        shapes = {name: jnp.shape(z[name] if name else z) for name in proposal}
+        rows = self._rows(z) if isinstance(self._proposal, dict) else {"": z}
+        shapes = {name: rows[name].shape for name in proposal}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:
             raise ValueError(
@@ -260,7 +261,7 @@ class NormalButAlong(dist.Distribution):
     """
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     reparametrized_params: ClassVar = []
 
     def __init__(self, direction, along: dist.Distribution, across=None, *, validate_args=None):

@@ -81,7 +81,7 @@ def on_data(
     noise = float(jnp.mean(jnp.diag(problem.noise_covariance)))
     population = Population(problem.points, noise * net.chi, 0.0, measure=Gaussian(inputs), target=teacher)
     expected = mean_field(net, population, degrees=degrees, extent=extent)
-    kept = tuple(expected.coords["mode"])
+    kept = tuple(int(str(k)) for k in expected.coords["mode"])
     bins, threshold = histogram_edges(edges), real("threshold", threshold, minimum=0.0)
     unit = _direction(teacher, inputs)
     draw = _proposal(unit, np.asarray(expected.coords["bin"]), np.asarray(expected.mean["overlap_histogram"]))
