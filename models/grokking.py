@@ -43,7 +43,9 @@ presets = {
         "width": 700, "inputs": 150, "data": 1.1429, "strength": 0.0533333333, "weight_variance": 0.5,
         "coefficients": (0.0, 1.0, 0.0, -0.3), "points": 3000, "jumps": 40,
     },
-    "quadratic": {"activation": "relu", "coefficients": (0.0, 1.0, -0.8), "data": 4.0, "strength": 0.2},
+    "quadratic": {
+        "activation": "relu", "coefficients": (0.0, 1.0, -0.8), "degrees": (4, 6), "data": 1.5, "extent": 8.0,
+    },
 }  # fmt: skip
 
 RAREST = 2e-3  # predicted share of the neurons in a bin of the histogram; bins of fewer are joined
@@ -167,10 +169,9 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
         lambda d: d.assign_coords(chain=d["chain"] + chains // 2) if "chain" in d else d
     )
     joined = {}
-    first, other = ({node.path: node for node in tree.subtree} for tree in (parts[0], second))
-    for path in first:
-        pair = [node.to_dataset(inherit=False) for node in (first[path], other[path])]
-        joined[path] = xr.concat(pair, "chain") if "chain" in pair[0].dims else pair[0]
+    for nodes in zip(parts[0].subtree, second.subtree, strict=True):
+        pair = [node.to_dataset(inherit=False) for node in nodes]
+        joined[nodes[0].path] = xr.concat(pair, "chain") if "chain" in pair[0].dims else pair[0]
     tree = xr.DataTree.from_dict(joined, name=parts[0].name)
     tree.attrs |= parts[0].attrs | {"interrupted": max(int(part.attrs["interrupted"]) for part in parts)}
     return tree
@@ -180,17 +181,23 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
 
 
 def joined_edges(prediction, smallest=RAREST):
-    """Edges of bins, mirror images of each other, in each of which a share of at least `smallest` is predicted."""
+    """Edges of bins, joined from zero outwards until a share of at least `smallest` is predicted in each."""
     centre = np.asarray(prediction.coords["bin"])
     width = centre[1] - centre[0]
     share = np.asarray(prediction.mean["overlap_histogram"]) * width
-    edges, total = [0.0], 0.0
-    for m, p in zip(centre[centre > 0], share[centre > 0], strict=True):
-        total += p
-        if total >= smallest:
-            edges.append(m + width / 2)
-            total = 0.0
-    return np.array([*[-edge for edge in edges[:0:-1]], *edges])
+
+    def outwards(distance, share):
+        edges, total = [], 0.0
+        for m, p in zip(distance, share, strict=True):
+            total += p
+            if total >= smallest:
+                edges.append(m + width / 2)
+                total = 0.0
+        return edges
+
+    right = outwards(centre[centre > 0], share[centre > 0])
+    left = outwards(-centre[centre < 0][::-1], share[centre < 0][::-1])
+    return np.array([*[-edge for edge in left[::-1]], 0.0, *right])
 
 
 def draw_overlaps(result, edges, fine, threshold):
@@ -227,7 +234,7 @@ def draw_overlaps(result, edges, fine, threshold):
     return figure
 
 
-def draw_phases(result, net, population):
+def draw_phases(result, net, population, degrees):
     """Where the run is among the phases: what is left to learn, and the share of specialised neurons, as data grow."""
     from matplotlib.figure import Figure
 
@@ -240,7 +247,7 @@ def draw_phases(result, net, population):
     several = population.replace(
         points=tuple(np.round(data * unit).astype(int).tolist()), noise_variance=1000 * population.noise_variance
     )
-    curve = grokking.mean_field(net, several).mean
+    curve = grokking.mean_field(net, several, degrees=degrees).mean
     posterior = result.samples["posterior"]
     panels = {
         "residual_1": ("linear residual", curve["residual"][:, 0], limit.linear),
@@ -278,7 +285,9 @@ def study(
     strength: float = 0.2,
     weight_variance: float = 0.25,
     coefficients: tuple[float, ...] = (0.0, 1.0, 0.0, -1.2),
+    degrees: tuple[int, ...] = (5, 7, 9),
     activation: str = "erf",
+    extent: float = 3.0,
     points: int = 250,
     threshold: float = 0.5,
     start: Literal["prior", "specialised", "both"] = "prior",
@@ -300,7 +309,10 @@ def study(
         strength: G, the coupling of the width; the readout variance follows from it.
         weight_variance: per fan-in, of the first layer.
         coefficients: of the teacher in He_0, He_1, ...
+        degrees: further degrees of the residual that are kept. The target does not have them, but specialised neurons
+            do: without them the linear residual is off by a tenth where data are many.
         activation: name of the activation function.
+        extent: largest |overlap| that the theory reckons with; more where neurons grow further.
         points: of the data set (system network only); a population knows only points over noise.
         threshold: |overlap| beyond which a neuron counts as specialised.
         start: of the chains: a draw of the prior; that with a fifth of the neurons at overlaps of 1 and -1; half each.
@@ -318,9 +330,10 @@ def study(
     effective = data * inputs / readout_variance
     count = points if system == "network" else max(1, round(effective))
     population = fp.tasks.Population(count, count / effective, 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher)
-    fine = grokking.mean_field(net, population, threshold=threshold)
-    edges, degrees = joined_edges(fine), tuple(fine.coords["mode"])
+    fine = grokking.mean_field(net, population, threshold=threshold, degrees=degrees, extent=extent)
+    edges, modes = joined_edges(fine), tuple(fine.coords["mode"])
     common = {"edges": edges, "threshold": threshold}
+    kept = {"degrees": degrees, "extent": extent, **common}
 
     direction, scale = np.eye(inputs)[0], np.sqrt(weight_variance / inputs)
     proposal = neuron_proposal(fine, direction, weight_variance)
@@ -331,21 +344,21 @@ def study(
     kernel = tuple(make(**option) for option in starts.values()) if start == "both" else make(**starts[start])
 
     prior, task, further = population_network, None, {}
-    theories = [partial(grokking.mean_field, order=order, **common) for order in ("tree", "one-loop")]
+    theories = [partial(grokking.mean_field, order=order, **kept) for order in ("tree", "one-loop")]
     theories = [lambda *_, theory=theory: by_degree(theory(net, population)) for theory in theories]
     if system == "population":
-        prior = partial(population_network, net, population, degrees=degrees, **common)
+        prior = partial(population_network, net, population, degrees=modes, **common)
     elif system == "neurons":
-        solution = grokking.field(net, population)
+        solution = grokking.field(net, population, degrees=degrees, extent=extent)
         prior = partial(independent_neurons, net, population, solution=solution, **common)
         theories = theories[:1]
     else:
         task = data_set(teacher, points, inputs, count / effective, seed)
         prior = net
-        further = {"model": partial(data_network, teacher=teacher, degrees=degrees, **common), "precision": "full"}
+        further = {"model": partial(data_network, teacher=teacher, degrees=modes, **common), "precision": "full"}
         theories = [
-            lambda net, task: by_degree(grokking.on_data(net, task, teacher, key=jax.random.key(seed), **common)),
-            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **common))),
+            lambda net, task: by_degree(grokking.on_data(net, task, teacher, key=jax.random.key(seed), **kept)),
+            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **kept))),
         ]
     figures = {"overlaps": partial(draw_overlaps, edges=edges, fine=fine, threshold=threshold)}
     marks = {}
@@ -354,7 +367,7 @@ def study(
         critical = grokking.critical_point(strength, weight_variance, coupled.cubic)
         marks = {"data": {"neurons begin to specialise": float(critical.data)}}
         if system != "neurons":
-            figures["phases"] = partial(draw_phases, net=net, population=population)
+            figures["phases"] = partial(draw_phases, net=net, population=population, degrees=degrees)
     middle = (edges[1:] + edges[:-1]) / 2
     return fp.Study(
         prior,
@@ -362,7 +375,7 @@ def study(
         theories=theories,
         sampling={
             **{"draws": draws, "chains": chains, "warmup": warmup, "kernel": kernel, **further},
-            "coords": {"mode": list(degrees), "bin": middle},
+            "coords": {"mode": list(modes), "bin": middle},
         },
         seed=seed,
         sampler=from_both_sides if start == "both" else None,

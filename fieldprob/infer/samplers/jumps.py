@@ -85,8 +85,8 @@ class NeuronJumps(MCMCKernel):
     def __init__(self, kernel: Any, proposal: Any, *, jumps: int = 10):
         if not follows_protocol(kernel):
             raise ValueError(
-                f"kernel is {kernel!r}: give one with get_potential_fn, refresh and wrap_model, such as NUTS(model) or "
-                "one of fieldprob.infer."
+                f"kernel is {kernel!r}: give one with get_potential_fn, refresh and wrap_model, such as "
+                "NUTS(model) or one of fieldprob.infer."
             )
         if isinstance(jumps, bool) or not isinstance(jumps, int | np.integer) or jumps < 1:
             raise ValueError(f"jumps is {jumps!r}: give a positive integer.")
@@ -193,15 +193,14 @@ class NeuronJumps(MCMCKernel):
 
     def _check_shapes(self, z) -> None:
         proposal = self._proposal if isinstance(self._proposal, dict) else {"": self._proposal}
-        several = isinstance(self._proposal, dict)
-        if several:
+        if isinstance(self._proposal, dict):
             unknown = sorted(self._proposal.keys() - (z.keys() if isinstance(z, Mapping) else set()))
             if unknown:
                 raise ValueError(
                     f"proposal names {unknown}, which are no latent sites: there are {', '.join(sorted(z))}."
                 )
-        rows = self._rows(z)
-        shapes = {name: jnp.shape(rows[name] if several else rows) for name in proposal}
+        rows: Any = self._rows(z) if isinstance(self._proposal, dict) else {"": z}
+        shapes = {name: rows[name].shape for name in proposal}
         fits = all(shape and shape[1:] == proposal[name].event_shape for name, shape in shapes.items())
         if not fits or len({shape[0] for shape in shapes.values()}) > 1:
             raise ValueError(
@@ -262,7 +261,7 @@ class NormalButAlong(dist.Distribution):
     """
 
     arg_constraints: ClassVar = {}
-    support: Any = constraints.real_vector
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     reparametrized_params: ClassVar = []
 
     def __init__(self, direction, along: dist.Distribution, across=None, *, validate_args=None):

@@ -35,6 +35,7 @@ def on_data(
     edges: Any = None,
     threshold: float = 0.5,
     degrees: tuple[int, ...] = (),
+    extent: float | None = None,
     samples: int = 12_000,
     key: Any = None,
 ) -> Prediction:
@@ -48,7 +49,7 @@ def on_data(
         task: a `fieldprob.Task` with one output, of Gaussian inputs that span all directions.
         teacher: what the labels are of; noiseless or not.
         edges, threshold: as in `mean_field`.
-        degrees: of the residual; those that `mean_field` has unless given.
+        degrees, extent: as in `mean_field`.
         samples: neurons drawn.
         key: a JAX key.
 
@@ -79,8 +80,8 @@ def on_data(
         )
     noise = float(jnp.mean(jnp.diag(problem.noise_covariance)))
     population = Population(problem.points, noise * net.chi, 0.0, measure=Gaussian(inputs), target=teacher)
-    expected = mean_field(net, population, degrees=degrees)
-    kept = tuple(int(str(k)) for k in degrees or expected.coords["mode"])
+    expected = mean_field(net, population, degrees=degrees, extent=extent)
+    kept = tuple(int(str(k)) for k in expected.coords["mode"])
     bins, threshold = histogram_edges(edges), real("threshold", threshold, minimum=0.0)
     unit = _direction(teacher, inputs)
     draw = _proposal(unit, np.asarray(expected.coords["bin"]), np.asarray(expected.mean["overlap_histogram"]))
