@@ -316,6 +316,7 @@ def test_langevin_dynamics_has_the_predicted_two_time_covariance(ensemble):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_x10_of_theory_01_at_its_full_size():
     """10^4 trajectories, eta = 0.005: moments, two-time covariance (false alarm 1e-6 each)."""
     ensemble = simulate(10_000, step_size=0.005)
@@ -426,6 +427,7 @@ def deviation(width, particles, times=slice(None)):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_networks_under_gradient_flow_approach_the_ntk_ensemble_as_one_over_width():
     """Mean and variance over networks at the test points and three times: at width 8 they differ beyond doubt, and what
     is left after removing a bias linear in 1/N is within 5 standard errors of nothing (18 numbers, 1e-5)."""

@@ -115,6 +115,7 @@ def test_limit_is_approached_as_one_over_width_at_standard_scaling():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mean_field_adaptation_does_not_vanish_with_width():
     """At mean-field scaling the kernel moves by O(1) however wide the network; at standard scaling by O(1/N)."""
     task = small_task(points=4, noise=0.3)

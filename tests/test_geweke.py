@@ -174,7 +174,9 @@ DEFECTS = {
 QUICK = ("HilbertHMC accepts always", "MALA forgets the reverse proposal")  # the others take long to compile
 
 
-@pytest.mark.parametrize("defect", [d if d in QUICK else pytest.param(d, marks=pytest.mark.slow) for d in DEFECTS])
+@pytest.mark.parametrize(
+    "defect", [d if d in QUICK else pytest.param(d, marks=(pytest.mark.slow, pytest.mark.long)) for d in DEFECTS]
+)
 def test_a_broken_acceptance_rule_is_caught(defect, marginal, monkeypatch):
     name, module, attribute, broken = DEFECTS[defect]
     assert hasattr(module, attribute)
@@ -208,6 +210,7 @@ def test_a_noise_variance_that_is_a_fifth_too_large_is_caught(marginal):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("face", [pytest.param("weights", marks=pytest.mark.long), "collapsed"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_data_and_parameters_keep_their_joint_law_in_ten_times_the_draws(name, face, marginal):

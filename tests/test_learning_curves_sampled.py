@@ -73,7 +73,9 @@ def test_a_mode_that_holds_the_error_scatters_more(poisson):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ridge", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "ridge", [pytest.param(1e-3, marks=pytest.mark.long), 0.1, pytest.param(1.0, marks=pytest.mark.long)]
+)
 def test_renormalised_ridge_predicts_four_hundred_gaussian_features_to_a_percent(ridge):
     gaussian_case(ridge, modes=400, points=80, sets=1200, allowed=0.008)
 

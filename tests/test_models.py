@@ -74,6 +74,7 @@ def test_the_curve_is_drawn_with_its_observations_and_theories(options):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_limit_is_approached_with_width_at_standard_scaling_only():
     """Relative distance of the kernel from the limit's: falls as 1/width at standard, not at mean-field scaling."""
     distance = {}

@@ -153,6 +153,7 @@ def test_a_wrong_noise_variance_makes_the_ranks_uneven():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", KERNELS)
 def test_ranks_are_uniform_over_ten_times_as_many_data_sets(name):
     kernel, warmup, thinning = KERNELS[name]
