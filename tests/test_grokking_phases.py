@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize
 
+import fieldprob as fp
 from fieldprob.theory.grokking import critical_point, modular, phase_diagram, scaling, spinodal
 from fieldprob.theory.grokking.modular import ModularAddition
 from fieldprob.theory.grokking.wells import action
@@ -448,3 +449,19 @@ def test_modular_mean_field_is_differentiable():
     for slope, step in zip(gradient, 1e-5 * np.diag(at), strict=True):
         finite = (amplitude(*(at + step)) - amplitude(*(at - step))) / (2 * step.sum())
         np.testing.assert_allclose(slope, finite, rtol=1e-6)
+
+
+def test_trailing_zeros_of_a_teacher_change_nothing():
+    def couplings(*further):
+        teacher = fp.tasks.HermiteTeacher((0, 1, 0, -1.2, *further))
+        task = fp.tasks.Population(70, 1.0, 0.0, measure=fp.tasks.Gaussian(4), target=teacher)
+        return fp.theory.grokking.couplings(fp.Mlp(5, activation="erf", readout_variance=0.02), task)
+
+    assert couplings() == couplings(0, 0.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("sextic", -1.0), ("end", -0.5), ("end", 1.5), ("noise", 0.0)])
+def test_modular_addition_names_the_argument_that_is_out_of_range(name, value):
+    options = {"modulus": 7, "width": 50, "sextic": 1.0, name: value}
+    with pytest.raises(ValueError, match=name):
+        fp.theory.grokking.modular.ModularAddition.with_phases(**options)

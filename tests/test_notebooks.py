@@ -8,6 +8,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MARKS = {
+    "grokking": pytest.mark.slow,
     "learnability_bound": pytest.mark.slow,
     "learning_curves": pytest.mark.slow,
     "critical_feature_learning": pytest.mark.slow,

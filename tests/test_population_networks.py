@@ -144,3 +144,24 @@ TEACHER = fp.tasks.HermiteTeacher((0, 1, 0, -0.7))
 def test_what_the_model_is_not_for_is_refused(net, task, message):
     with pytest.raises((ValueError, TypeError), match=message):
         population_regression(net, task)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "error", "match"),
+    [(3, TypeError, "several integers"), ((1.5,), TypeError, "not an integer"), ((True,), TypeError, "not an integer")]
+    + [((-1,), ValueError, "at least 0"), ((200,), ValueError, "none above")],
+)
+def test_degrees_out_of_range_are_refused(degrees, error, match):
+    net, task = network(), population(fp.tasks.HermiteTeacher((0, 1, 0, -1.2)))
+    with pytest.raises(error, match=match), numpyro.handlers.seed(rng_seed=0):
+        population_regression(net, task, degrees=degrees)
+    if error is ValueError:  # of the other types the run-time check of the tests says so first
+        with pytest.raises(error, match=match):
+            fp.theory.grokking.mean_field(net, task, degrees=degrees)
+
+
+def test_a_teacher_in_another_space_is_refused():
+    net, task = network(), population(fp.tasks.HermiteTeacher((0, 1, 0, -1.2), (1.0, 2.0)))
+    for function in (population_regression, fp.theory.grokking.mean_field):
+        with pytest.raises(ValueError, match="direction has 2 entries"), numpyro.handlers.seed(rng_seed=0):
+            function(net, task)

@@ -11,9 +11,10 @@ E[phi²]: alpha_k² is all that a neuron has in degree k, in every direction. Th
 side of zero, so that a kink there costs nothing; erf with Gaussian inputs has a closed form in every degree.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from math import factorial, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,13 @@ from jaxtyping import Array, Float
 
 from fieldprob.activations import Activation, Erf
 from fieldprob.kernels.spectra import gegenbauer
-from fieldprob.tasks import Gaussian, Sphere
+from fieldprob.tasks import Gaussian, HermiteTeacher, Sphere
+from fieldprob.tasks.arguments import count
 
 _PANELS, _NODES = 12, 20  # on either side of zero, and in each panel
 _RANGE = 13.0  # standard deviations: a normal density falls to 1e-37 there
 _CHUNK = 4096
+_HIGHEST = 60  # degree: where the quadrature still has the orthogonality to rounding
 
 
 class Direction(NamedTuple):
@@ -39,6 +42,33 @@ class Direction(NamedTuple):
     weights: Float[np.ndarray, " nodes"]
     polynomials: Float[np.ndarray, "degrees nodes"]
     norms: Float[np.ndarray, " degrees"]
+
+
+def check_degrees(degrees: Any) -> tuple[int, ...]:
+    """Degrees of polynomials as integers.
+
+    Raises:
+        TypeError: not several integers.
+        ValueError: one is negative, or too high for the quadrature.
+
+    >>> check_degrees([1, 3])
+    (1, 3)
+    """
+    if isinstance(degrees, str) or not isinstance(degrees, Iterable):
+        raise TypeError(f"degrees is {degrees!r}: give several integers, (1, 3).")
+    found = tuple(count("degrees", k, minimum=0) for k in degrees)
+    if max(found, default=0) > _HIGHEST:
+        raise ValueError(f"degrees is {found}: give none above {_HIGHEST}.")
+    return found
+
+
+def check_direction(teacher: HermiteTeacher, inputs: int) -> None:
+    """Raise a ValueError where the teacher's direction is not in the space of the inputs."""
+    if teacher.direction is not None and len(teacher.direction) != inputs:
+        raise ValueError(
+            f"the teacher's direction has {len(teacher.direction)} entries, but there are {inputs} inputs: give "
+            "one for each, or None for the first axis."
+        )
 
 
 def direction(measure: Gaussian | Sphere, degrees: int) -> Direction:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from fieldprob.gp.evidence import coefficients, log_evidence
 from fieldprob.networks.mlp import Mlp
-from fieldprob.networks.overlaps import direction, overlaps
+from fieldprob.networks.overlaps import check_degrees, check_direction, direction, overlaps
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population
 
 
@@ -53,7 +53,7 @@ def population_regression(net, population, *, degrees: tuple[int, ...] = ()):
     """
     check(net, population)
     present = {k: c for k, c in enumerate(population.target.coefficients) if c}
-    asked = tuple(degrees) or tuple(present)
+    asked = check_degrees(degrees) or tuple(present)
     known = tuple(sorted({*present, *asked}))
     norms = direction(population.measure, max(known) + 1).norms[np.array(known)]
     target = norms * np.array([present.get(k, 0.0) for k in known])
@@ -91,6 +91,7 @@ def check(net, population) -> None:
             f"measure is {population.measure!r} and target {population.target!r}: averages of features are known for "
             "measure=fp.tasks.Gaussian(inputs) and target=fp.tasks.HermiteTeacher((0, 1, 0, -0.3))."
         )
+    check_direction(population.target, population.measure.inputs)
     if not any(population.target.coefficients):
         raise ValueError("every coefficient of the target is zero: there is nothing to learn.")
     noise, label_noise = population.noise_variance, population.label_noise_variance

@@ -11,7 +11,7 @@ that a mean-field theory supplies q, and the barrier between wells does not ente
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -264,10 +264,16 @@ class NormalButAlong(dist.Distribution):
     support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     reparametrized_params: ClassVar = []
 
-    def __init__(self, direction, along: dist.Distribution, across=None, *, validate_args=None):
+    def __init__(
+        self, direction, along: dist.Distribution, across: Callable[..., Any] | None = None, *, validate_args=None
+    ):
         direction = np.asarray(direction, float)
-        if direction.ndim != 1 or not np.linalg.norm(direction) > 0:
-            raise ValueError(f"direction has shape {direction.shape}: give a vector that is not zero.")
+        if direction.ndim != 1 or not 0 < np.linalg.norm(direction) < np.inf:
+            raise ValueError(f"direction is {direction}: give a vector of finite numbers, not all zero.")
+        if not isinstance(along, dist.Distribution):
+            raise TypeError(f"along is {along!r}: give the distribution of one number.")
+        if across is not None and not callable(across):
+            raise TypeError(f"across is {across!r}: give a function of the component along the direction.")
         if along.batch_shape or along.event_shape:
             raise ValueError(f"along has shape {along.batch_shape + along.event_shape}: give the law of one number.")
         self.direction = direction / np.linalg.norm(direction)

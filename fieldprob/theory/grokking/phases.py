@@ -106,7 +106,7 @@ def couplings(net: Any, population: Any) -> Couplings:
     30.67
     """
     problem = setting(_NAME, net, population)
-    coefficients = population.target.coefficients
+    coefficients = _without_trailing_zeros(population.target.coefficients)
     erf = isinstance(problem.activation, Erf) and problem.activation.scale == 1.0 and len(problem.sizes) == 1
     given = [(c, k == 1) for k, c in enumerate(coefficients[:3]) if not isinstance(c, Tracer)]
     linear_and_cubic = len(coefficients) == 4 and all(c == expected for c, expected in given)
@@ -119,6 +119,12 @@ def couplings(net: Any, population: Any) -> Couplings:
     d, readout = problem.inputs, problem.gamma * problem.width
     data, width = readout / problem.kappa[0] / d, jnp.asarray(problem.width * readout / d)
     return Couplings(data, width, jnp.asarray(net.weight_variance[0]), jnp.asarray(coefficients[3]))
+
+
+def _without_trailing_zeros(coefficients: tuple) -> tuple:
+    while coefficients and not isinstance(coefficients[-1], Tracer) and coefficients[-1] == 0:
+        coefficients = coefficients[:-1]
+    return coefficients
 
 
 def _critical(g: Couplings, norm: str) -> Critical:

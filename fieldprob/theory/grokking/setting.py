@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from fieldprob.activations import Activation
 from fieldprob.networks import Mlp
-from fieldprob.networks.overlaps import direction, overlaps, target_coefficients
+from fieldprob.networks.overlaps import check_degrees, check_direction, direction, overlaps, target_coefficients
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population, Sphere
 from fieldprob.theory.precision import require_float64
 from fieldprob.theory.tilted import require_normalisable
@@ -77,10 +77,10 @@ def setting(theory: str, net: Any, population: Any, degrees: tuple[int, ...] = (
             f"measure is {measure!r}: theory {theory!r} is for tasks.Gaussian(inputs) or tasks.Sphere(inputs), of at "
             "least 2 inputs."
         )
-    if any(k < 0 or int(k) != k for k in degrees):
-        raise ValueError(f"degrees is {degrees}: give integers, zero or positive.")
+    check_direction(teacher, measure.inputs)
+    degrees = check_degrees(degrees)
     target = target_coefficients(teacher.link, measure, len(teacher.coefficients))
-    chosen = tuple(sorted({*_degrees(activation, teacher, measure), *map(int, degrees)}))
+    chosen = tuple(sorted({*_degrees(activation, teacher, measure), *degrees}))
     norms = direction(measure, max(chosen) + 1).norms
     padded = jnp.concatenate([target, jnp.zeros(max(chosen) + 1)])
     return Setting(

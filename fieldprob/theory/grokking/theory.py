@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from fieldprob.networks.overlaps import direction, features, zonal
 from fieldprob.prediction import Prediction
-from fieldprob.tasks.arguments import real
+from fieldprob.tasks.arguments import count, real
 from fieldprob.theory.grokking import loop
 from fieldprob.theory.grokking.dual import Dual, solve, tilted
 from fieldprob.theory.grokking.neuron import Panels, neurons, panels, require_resolved
@@ -73,7 +73,9 @@ def mean_field(
     Given the residual of the network its neurons are independent, each with overlap m = w . teacher. As points, noise
     or width are varied, side wells of the law of m become as deep as the one at zero, and a share of the neurons moves
     there: they learn what the others cannot. The residual solves a concave problem, so that the solution is unique and
-    two wells at once are a mixture of neurons in one network, never two states of it. Exact in the number of inputs.
+    two wells at once are a mixture of neurons in one network, never two states of it. The law of one neuron is exact
+    in the number of inputs; functions of the inputs across the teacher are left out of the residual, which moves it
+    by 4 % at 2 inputs and by less than a thousandth at 20.
 
     Args:
         net: a `fieldprob.Mlp` with one hidden layer and no biases, of any activation that does not grow faster than
@@ -154,6 +156,7 @@ def _panels(problem: Setting, bins, threshold: float, extent: float | None) -> P
 
 
 def _solutions(problem: Setting, rule: Panels, radii: int, order: str) -> dict[str, Array]:
+    radii = count("radii", radii, minimum=2)
     static = _Static(problem.measure, problem.degrees, rule, radii, order, slopes(problem.activation))
     numbers = (jnp.asarray(x, float) for x in (problem.width, problem.gamma, problem.kappa, problem.variance))
     return _solve(static, problem.activation, problem.target, *numbers)

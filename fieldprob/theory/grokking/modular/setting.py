@@ -48,6 +48,9 @@ class ModularAddition(eqx.Module):
     def with_phases(cls, modulus: int, width: int, sextic, *, end=0.5, noise=1.0) -> "ModularAddition":
         """A network with all three phases (04 (3.53)): modes specialise while the noise variance, in units of
         `noise_scale`, falls from 1 to 1 - `end`, with `end` in (0, 1); its own is `noise`."""
+        sextic, end, noise = (_positive(n, x) for n, x in (("sextic", sextic), ("end", end), ("noise", noise)))
+        if not is_traced(end) and not end < 1:
+            raise ValueError(f"end = {float(end):g}: give a number between 0 and 1.")
         root = jnp.sqrt(jnp.sqrt(3.0) / (width * jnp.sqrt(sextic)))
         readout = (end * sextic / (12 * modulus) * root) ** 2
         scale = end * sextic * np.sqrt(3.0) / (12 * width * jnp.sqrt(sextic))
