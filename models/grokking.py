@@ -374,7 +374,7 @@ def study(
         task,
         theories=theories,
         sampling={
-            **{"draws": draws, "chains": chains, "warmup": warmup, "kernel": kernel, **further},
+            **{"draws": draws, "chains": chains, "warmup": warmup, "kernel": kernel, "store_weights": False, **further},
             "coords": {"mode": list(modes), "bin": middle},
         },
         seed=seed,
