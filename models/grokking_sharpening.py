@@ -49,7 +49,7 @@ def data_coupling(noise):
 
 
 def curves(size: float, noise, degrees=(), **options) -> dict[str, np.ndarray]:
-    """Residuals b and c (noise,), and what else the mean field says."""
+    """Residuals b and c (noise,), and what else the mean field says; `noise` decreases."""
     net, population = member(size)
     mean = fp.theory.grokking.mean_field(net, population(noise), degrees=degrees, **options).mean
     return dict(mean) | {"residual_1": mean["residual"][:, 0], "residual_3": mean["residual"][:, 1]}
@@ -63,20 +63,6 @@ def limit(noise):
     return state, float(data_coupling(1.0) / critical)
 
 
-def prediction(*_, size: float, noise, order: str) -> fp.Prediction:
-    """The mean field of the sampled network, at the sampled noises."""
-    found = curves(size, noise, order=order)
-    names = ("residual_1", "residual_3", "specialised_fraction")
-    return fp.Prediction(
-        theory=f"grokking mean field{'' if order == 'tree' else f' ({order})'}",
-        order="leading in inputs/width" if order == "tree" else "first order in inputs/width",
-        source="theory 04, (3.13)-(3.17)" + ("" if order == "tree" else ", (3.32)-(3.34)"),
-        mean={name: np.asarray(found[name]) for name in names},
-        dims={name: ("data",) for name in names},
-        coords={"data": data_coupling(noise).tolist()},
-    )
-
-
 def sampled_both_ways(model, task=None, **options):
     """`grokking_loop.loop`, whose two ways agree where neurons jump, as one."""
     tree = loop(model, task, **options)
@@ -88,7 +74,7 @@ def draw_sharpening(result, sizes, sampled, low, high, two):
     """Residuals against noise, and the law of a neuron's overlap on either side of the transition."""
     from matplotlib.figure import Figure
 
-    noise = np.linspace(low, high, 61)
+    noise = np.linspace(high, low, 61)
     state, kink = limit(noise)
     figure = Figure(figsize=(9.5, 7.0), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -107,8 +93,10 @@ def draw_sharpening(result, sizes, sampled, low, high, two):
             ax.plot(middle, action - action.min(), color=colour)
     posterior = result.samples["posterior"]
     x = float(data_coupling(1.0)) / posterior["data"].values
+    loop_at = curves(sampled, noise, order="one-loop")
     for ax, (name, label, infinite) in zip(axes[0], panels, strict=True):
         ax.plot(noise, infinite, color="k", linestyle="--", label="infinitely many inputs")
+        ax.plot(noise, loop_at[name], color="k", linewidth=0.8, label="one loop, of the sampled network")
         draws = posterior[name]
         error = 2 * draws.std("particle", ddof=1) / np.sqrt(draws.sizes["particle"])
         ax.errorbar(
@@ -164,10 +152,9 @@ def study(
     inputs = task.measure.inputs
     law = fp.theory.grokking.mean_field(net, task)
     proposal = neuron_proposal(law, np.eye(inputs)[0], WEIGHT_VARIANCE)
-    edges = dict(two=(0.25, 0.15), low=low, high=high, sizes=sizes, sampled=sampled)
+    edges = {"two": (0.25, 0.15), "low": low, "high": high, "sizes": sizes, "sampled": sampled}
     return fp.Study(
         partial(network, net=net, population=task, threshold=0.5),
-        theories=[partial(prediction, size=sampled, noise=noise, order=order) for order in ("tree", "one-loop")],
         sampling={
             "kernel": kernels("jumps", proposal, jumps, None), "data": data_coupling(noise),
             "noise": UNIT * noise / noise[-1], "sweeps": sweeps, "warmup": warmup, "chains": chains,
