@@ -48,6 +48,7 @@ presets = {
     },
 }  # fmt: skip
 
+RADII = 60  # nodes of the quadrature: specialised neurons of 120 inputs are far from where the prior has them
 RAREST = 2e-3  # predicted share of the neurons in a bin of the histogram; bins of fewer are joined
 START_SHARE, START_OVERLAP = 0.2, 1.0  # of the neurons of a specialised start, and where they are
 
@@ -330,10 +331,10 @@ def study(
     effective = data * inputs / readout_variance
     count = points if system == "network" else max(1, round(effective))
     population = fp.tasks.Population(count, count / effective, 0.0, measure=fp.tasks.Gaussian(inputs), target=teacher)
-    fine = grokking.mean_field(net, population, threshold=threshold, degrees=degrees, extent=extent)
+    quadrature = {"degrees": degrees, "extent": extent, "radii": RADII}
+    fine = grokking.mean_field(net, population, threshold=threshold, **quadrature)
     edges, modes = joined_edges(fine), tuple(fine.coords["mode"])
     common = {"edges": edges, "threshold": threshold}
-    kept = {"degrees": degrees, "extent": extent, **common}
 
     direction, scale = np.eye(inputs)[0], np.sqrt(weight_variance / inputs)
     proposal = neuron_proposal(fine, direction, weight_variance)
@@ -344,12 +345,12 @@ def study(
     kernel = tuple(make(**option) for option in starts.values()) if start == "both" else make(**starts[start])
 
     prior, task, further = population_network, None, {}
-    theories = [partial(grokking.mean_field, order=order, **kept) for order in ("tree", "one-loop")]
+    theories = [partial(grokking.mean_field, order=order, **quadrature, **common) for order in ("tree", "one-loop")]
     theories = [lambda *_, theory=theory: by_degree(theory(net, population)) for theory in theories]
     if system == "population":
         prior = partial(population_network, net, population, degrees=modes, **common)
     elif system == "neurons":
-        solution = grokking.field(net, population, degrees=degrees, extent=extent)
+        solution = grokking.field(net, population, **quadrature)
         prior = partial(independent_neurons, net, population, solution=solution, **common)
         theories = theories[:1]
     else:
@@ -357,8 +358,10 @@ def study(
         prior = net
         further = {"model": partial(data_network, teacher=teacher, degrees=modes, **common), "precision": "full"}
         theories = [
-            lambda net, task: by_degree(grokking.on_data(net, task, teacher, key=jax.random.key(seed), **kept)),
-            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **kept))),
+            lambda net, task: by_degree(
+                grokking.on_data(net, task, teacher, key=jax.random.key(seed), degrees=degrees, extent=extent, **common)
+            ),
+            lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **quadrature, **common))),
         ]
     figures = {"overlaps": partial(draw_overlaps, edges=edges, fine=fine, threshold=threshold)}
     marks = {}
@@ -374,7 +377,7 @@ def study(
         task,
         theories=theories,
         sampling={
-            **{"draws": draws, "chains": chains, "warmup": warmup, "kernel": kernel, **further},
+            **{"draws": draws, "chains": chains, "warmup": warmup, "kernel": kernel, "store_weights": False, **further},
             "coords": {"mode": list(modes), "bin": middle},
         },
         seed=seed,

@@ -32,8 +32,9 @@ def network(noise_variance, net, population, threshold):
 def loop(model, task=None, *, kernel, data, noise, sweeps, warmup, chains, seed, progress):
     """Chains that start in equilibrium at the first noise, and spend `sweeps` draws at each of the others and back.
 
-    Returns a DataTree whose `posterior` has `specialised_fraction` (particle, way, data) and `residual_1`, means over
-    the sweeps, and `opening` (particle), the mean over `data` of the fraction on the way back less that on the way out.
+    Returns a DataTree whose `posterior` has `specialised_fraction` (particle, way, data), `residual_1` and
+    `residual_3`, means over the sweeps, and `opening` (particle), the mean over `data` of the fraction on the way back
+    less that on the way out.
     """
     sampler = kernel(model)
     state = sampler.init(jax.random.split(jax.random.key(seed), chains), warmup, None, (noise[0],), {})
@@ -72,6 +73,7 @@ def measure(model, noise, z):
     return {
         "specialised_fraction": sites["specialised_fraction"]["value"],
         "residual_1": sites["residual"]["value"][0],
+        "residual_3": sites["residual"]["value"][1],
     }
 
 

@@ -13,7 +13,9 @@ from fieldprob.activations import Erf, ReLU, get
 from fieldprob.networks.overlaps import direction, features, target_coefficients
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population, Sphere
 from fieldprob.theory import grokking
-from fieldprob.theory.grokking.dual import Dual, negative_dual
+from fieldprob.theory.grokking import loop
+from fieldprob.theory.grokking.dual import Dual, negative_dual, tilted
+from fieldprob.theory.grokking.neuron import neurons, panels
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]  # by hand, until the studies of grokking bring short versions
 
@@ -330,10 +332,65 @@ def test_a_network_is_mapped_over_noise(curve):
     ],
 )
 def test_one_loop_table(A, width, expected):
-    """04, E4: b, E m² and P(|m| > 1/2) with the first correction in inputs/width."""
+    """04, E4: b, E m² and P(|m| > 1/2) with the first correction in inputs/width.
+
+    The document counts the functions He_2(z) x_e, which specialised neurons have, by their trace only: ours are kept,
+    which moves b by up to 6e-4 (see `test_the_log_determinant_is_that_of_all_functions`).
+    """
     mean = grokking.mean_field(*problem(A, width=width), order="one-loop").mean
     found = (mean["residual"][0], mean["overlap_second_moment"], mean["specialised_fraction"])
-    np.testing.assert_allclose(found, expected, atol=6e-5)
+    np.testing.assert_allclose(found[0], expected[0], atol=7e-4)
+    np.testing.assert_allclose(found[1:], expected[1:], atol=1.5e-4)
+
+
+@pytest.mark.parametrize(
+    ("activation", "coefficients", "degrees", "extent"),
+    [("erf", (0, 1, 0, -1.2), (5, 7, 9), 3.0), ("relu", (0, 1, -0.8), (4, 6), 8.0)],
+)
+def test_the_log_determinant_is_that_of_all_functions(activation, coefficients, degrees, extent):
+    """ln det H / kappa of the loop, against that of networks' Gram matrices, which hold every function: 1500 neurons of
+    the tilted law, twice the value less that of its halves for what is of first order in one over their number, 8 times
+    over; within what Student's t exceeds once in 1e6 and half a percent."""
+    d, width = 20, 50
+    net = fp.Mlp(width, activation=activation, weight_variance=0.25, readout_variance=0.2 * d / width)
+    kappa = float(net.readout_variance) / (1.4 * d)
+    task = Population(1000, 1000 * kappa, 0.0, measure=Gaussian(d), target=HermiteTeacher(coefficients))
+    T, kept, gamma = grokking.field(net, task, degrees=degrees, extent=extent)
+    prior = neurons(panels(np.zeros(0), 0.5, extent, 0.25 / d), d, 0.25 / d, 40)
+    q = prior.m**2 + prior.r
+    response = features(net.activations[0], prior.m, q, kept, Gaussian(d))
+    h, across = (x.reshape(len(x), -1) for x in (response.overlap, response.across))
+    rest = response.power.ravel() - jnp.sum(h**2, axis=0) - jnp.sum(across**2, axis=0)
+    dual = Dual(h, prior.log_prior.ravel(), jnp.zeros((len(kept), 1)), None, gamma, width)
+    at, others = tilted(T, kappa, dual), loop.Rest(across, rest, d - 1)
+    found = loop.log_determinant(kappa, loop.spectrum(T, at, kappa, dual, others), others)
+
+    u, p = np.asarray(T @ h), np.asarray(at.probability)
+    curvature = p * (1 + gamma * u**2)
+    rng = np.random.default_rng(0)
+
+    def of_functions(W, u_share):
+        q = jnp.sum(W**2, axis=1)
+        gram = np.asarray(net.activations[0].dual(q[:, None], W @ W.T, q[None]))
+        size = gamma * width * curvature.sum() / kappa / len(W)
+        B = np.eye(len(W)) + size * gram
+        mean = gram @ u_share / len(W)
+        # less the square of the mean of u phi
+        lost = u_share @ mean / len(W) - size * mean @ np.linalg.solve(B, mean)
+        return np.linalg.slogdet(B)[1] + np.log(1 - width * gamma**2 / kappa * lost)
+
+    def draw(count):
+        i = rng.choice(len(p), count, p=curvature / curvature.sum())
+        x = rng.normal(size=(count, d - 1))
+        x *= np.sqrt(np.asarray(prior.r).ravel()[i])[:, None] / np.linalg.norm(x, axis=1, keepdims=True)
+        W, share = np.c_[np.asarray(prior.m).ravel()[i], x], (u * curvature.sum() / (1 + gamma * u**2))[i]
+        half = count // 2
+        halves = [of_functions(jnp.asarray(W[part]), share[part]) for part in (slice(half), slice(half, None))]
+        return 2 * of_functions(jnp.asarray(W), share) - np.mean(halves)
+
+    values = np.array([draw(1500) for _ in range(8)])
+    error = values.std(ddof=1) / np.sqrt(8)
+    assert abs(values.mean() - found) < stats.t.isf(5e-7, 7) * error + 0.005 * found
 
 
 def test_the_loop_vanishes_with_one_over_width():

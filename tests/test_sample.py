@@ -60,6 +60,9 @@ def test_any_numpyro_model_samples_and_names_its_dimensions():
     result = fp.sample(model, dims={"x": ("mode",)}, coords={"mode": [1, 2, 4]}, **OPTIONS)
     assert result.posterior["x"].dims == ("chain", "draw", "mode")
     assert result.posterior["mode"].values.tolist() == [1, 2, 4]
+    hidden = fp.sample(model, store_weights=False, dims={"square": ("mode",)}, **OPTIONS)
+    assert list(hidden.posterior.data_vars) == ["square"]
+    assert np.array_equal(hidden.posterior["square"], result.posterior["x"] ** 2)
     assert result.posterior["square"].dims[-1] == "square_dim_0"
     assert "observed_data" not in result.children
 

@@ -46,7 +46,7 @@ def sample(
     face: str = "auto",
     precision: str = "auto",
     kernel_points=None,
-    store_weights: bool = False,
+    store_weights: bool | None = None,
     progress: bool = True,
     dims: Mapping[str, tuple[str, ...]] | None = None,
     coords: Mapping[str, Any] | None = None,
@@ -82,7 +82,8 @@ def sample(
         face: which face of the network is sampled; "auto" takes "collapsed" (see `choose_face`).
         precision: of the features of the collapsed face, see `fieldprob.regression`.
         kernel_points: points whose layer kernels are recorded, see `fieldprob.regression`.
-        store_weights: keep the latent sites too (they are many, and not invariant under permutations of neurons).
+        store_weights: keep the latent sites too; unless given, those of a NumPyro model and not those of a network,
+            which are many, and not invariant under permutations of neurons.
         progress: show a bar with acceptance and divergences, and, as often as 2 % of the time allows, with the worst
             R-hat and ESS of 32 numbers (entries of the invariant statistics, and the potential energy).
         dims: names of the dimensions of sites that fieldprob does not know.
@@ -142,6 +143,7 @@ def sample(
     check_seed(seed, chains)
     settings: dict[str, Any] = {"chains": int(chains), "thinning": int(thinning)}
     is_network = hasattr(prior, "faces")
+    store_weights = not is_network if store_weights is None else bool(store_weights)
     stream = _names(stream)
     if is_network:
         check_task(task)
@@ -150,7 +152,7 @@ def sample(
         kernel_points = default_kernel_points(task) if kernel_points is None else np.asarray(kernel_points)
         _check_points(kernel_points, task)
         settings |= {"face": face, "precision": precision, "prior": repr_short(prior), "model": _name(model)}
-        settings |= {"kernel_points": kernel_points.tolist(), "store_weights": bool(store_weights)}
+        settings |= {"kernel_points": kernel_points.tolist(), "store_weights": store_weights}
         if face in CONDITIONAL_FACES:  # a conditional mean and its variance go together
             conditional = (f"{name}_conditional_variance" for name in stream if name in ("f", "f_test"))
             stream = tuple(dict.fromkeys((*stream, *conditional)))
@@ -158,7 +160,7 @@ def sample(
         coords = {"point": kernel_points, "point_": kernel_points} | dict(coords or {})
     elif callable(prior):
         model = prior
-        settings |= {"prior": _name(prior)}
+        settings |= {"prior": _name(prior), **({} if store_weights else {"store_weights": False})}
     else:
         raise TypeError(f"prior is a {type(prior).__name__}: give a network (e.g. fp.Mlp) or a NumPyro model.")
     arguments = () if task is None else (task,)
@@ -202,7 +204,7 @@ def sample(
             time_limit=time_limit,
             target_ess=target_ess,
             target_mcse=dict(target_mcse or {}),
-            hidden=tuple(latent) if is_network and not store_weights else (),
+            hidden=() if store_weights else tuple(latent),
         )
         net = prior if is_network else None
         run = Run(

@@ -124,11 +124,12 @@ def _sphere(inputs: int, degrees: int) -> Direction:
 
 
 class Features(NamedTuple):
-    """A neuron's overlaps with zonal polynomials `overlap`, what it has in degree 1 in all directions `linear`
-    (alpha_1²), and its mean square `power` (E[phi²])."""
+    """A neuron's overlaps with zonal polynomials `overlap`; those `across`, with the functions p_k'(z) (e . x) of one
+    direction e orthogonal to the teacher, if the neuron had all of its rest w - m teacher along e, for the degrees
+    k > 0 of `degrees` and k = 1; and its mean square `power` (E[phi²])."""
 
     overlap: Float[Array, "degrees *neurons"]
-    linear: Float[Array, "*neurons"]
+    across: Float[Array, "degrees_across *neurons"]
     power: Float[Array, "*neurons"]
 
 
@@ -154,10 +155,11 @@ def features(
     >>> print(found.overlap.round(6), f"{2 * m / jnp.sqrt(jnp.pi * (1 + 2 * q)):.6f}")  # (3.3)
     [ 0.478731 -0.070359] 0.478731
     """
-    wanted = (*degrees, 1)
-    alpha, power = _alphas(activation, q, wanted, measure)
-    overlap = alpha[:-1] * zonal(m / jnp.sqrt(q), degrees, measure)
-    return Features(overlap, alpha[-1] ** 2, power)
+    others = tuple(sorted({1, *degrees} - {0}))
+    alpha, power = _alphas(activation, q, (*degrees, *others), measure)
+    rho = m / jnp.sqrt(q)
+    overlap = alpha[: len(degrees)] * zonal(rho, degrees, measure)
+    return Features(overlap, alpha[len(degrees) :] * _zonal_across(rho, others, measure), power)
 
 
 def overlaps(
@@ -189,6 +191,15 @@ def zonal(rho: Float[Array, "*neurons"], degrees: tuple[int, ...], measure) -> F
     values = gegenbauer.polynomials(rho.reshape(-1), measure.inputs, terms).T.reshape(terms, *rho.shape)
     ends = gegenbauer.polynomials(np.ones(1), measure.inputs, terms)[0]
     return jnp.stack([values[k] / ends[k] for k in degrees])
+
+
+def _zonal_across(rho, degrees: tuple[int, ...], measure):
+    """The same for the functions linear in all other directions together: sqrt(c_k (1 - rho²)) P_k'(rho), with
+    c_k = 1 / k, or (d - 1) / (k (k + d - 2)) on the sphere."""
+    slope = jax.jvp(lambda rho: zonal(rho, degrees, measure), (rho,), (jnp.ones_like(rho),))[1]
+    k, d = np.array(degrees, float), measure.inputs
+    norm = jnp.sqrt((d - 1) / (k * (k + d - 2)) if isinstance(measure, Sphere) else 1 / k)
+    return norm.reshape(-1, *[1] * rho.ndim) * slope * jnp.sqrt(jnp.clip(1 - rho**2, 0.0))
 
 
 def _alphas(activation, q, degrees, measure):

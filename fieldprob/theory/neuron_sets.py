@@ -1,6 +1,7 @@
 """Sets of neurons over which a tilted measure is averaged: the nodes of a quadrature, importance samples, particles."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,14 @@ from jax.core import Tracer
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
+from fieldprob.theory.solvers import minimise
 from fieldprob.theory.tilted import Neuron, Neurons
 
 _RADIAL_NODES = 64
 _ANGLES = 256
 _ARC_NODES = 12
 _WIDE = 1.7
+_WIDENED = 1.3
 _STEPS = 800
 _ACCEPTANCE = 0.57
 
@@ -83,6 +86,54 @@ def importance(neuron: Neuron, covariance: Float[Array, "directions directions"]
     log_det = jnp.sum(jnp.log(jnp.diagonal(L)))
     log_density += [_log_normal(whitened, c) - log_det for c in (1.0, _WIDE)]
     return Neurons(w, _log_normal(w, neuron.variance) - logsumexp(jnp.stack(log_density), axis=0) - jnp.log(n))
+
+
+class Wells(NamedTuple):
+    """Normal laws about maxima of the tilted density: their means, and factors L of their covariances L L^T."""
+
+    modes: Float[Array, "wells directions"]
+    factors: Float[Array, "wells directions directions"]
+
+
+def wells(neuron: Neuron, tau: Float[Array, " points"], coupling, starts: Float[Array, "wells directions"]) -> Wells:
+    """Laplace's approximation of the measure tilted by coupling tau tau^T, about the maximum uphill of each start.
+
+    A Gaussian about all neurons is broad where one well of several is narrow, and hardly ever meets the neurons that
+    have most of the weight; these do. Covariances are widened, and limited to that of the prior where the maximum is
+    flat: a proposal need not be precise.
+    """
+    variance = jax.lax.stop_gradient(neuron.variance)
+
+    def energy(z, args):
+        neuron, tau, coupling = args
+        u = neuron.features(jnp.sqrt(variance) * z) @ tau
+        return jnp.sum(z**2) / 2 - coupling * u**2 / 2
+
+    args = jax.lax.stop_gradient((neuron, tau, coupling))
+
+    def about(start):
+        z, _ = minimise(energy, start / jnp.sqrt(variance), args, tol=1e-4)
+        curvature, axes = jnp.linalg.eigh(jax.hessian(energy)(z, args))
+        return jnp.sqrt(variance) * z, jnp.sqrt(_WIDENED * variance / jnp.clip(curvature, 1.0)) * axes
+
+    return Wells(*jax.lax.map(about, starts))
+
+
+def about_wells(neuron: Neuron, found: Wells, samples: int, key) -> Float[Array, "samples directions"]:
+    """Draws from the wells in turn."""
+    z = jax.random.normal(key, (samples, neuron.directions))
+    which = jnp.arange(samples) % len(found.modes)
+    return found.modes[which] + jnp.einsum("sij,sj->si", found.factors[which], z)
+
+
+def log_density_about_wells(found: Wells, w: Float[Array, "samples directions"]) -> Float[Array, " samples"]:
+    """Log density of their equal mixture, at any neurons."""
+
+    def one(mode, factor):
+        z = jnp.linalg.solve(factor, (w - mode).T).T
+        return _log_normal(z, 1.0) - jnp.linalg.slogdet(factor)[1]
+
+    return logsumexp(jnp.stack([one(*well) for well in zip(*found, strict=True)]), axis=0) - jnp.log(len(found.modes))
 
 
 def _log_normal(w, variance):

@@ -10,11 +10,13 @@ The loop also changes the average of any observable of a neuron, by corrected pr
 much as the tree, O(samples points^2).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from fieldprob.theory.solvers import Derivatives, minimise_convex, require_converged, root
@@ -198,6 +200,36 @@ def standard_errors(neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Arr
         return {"tau": at.tau, "mean": mean.at[: len(tau)].set(at_data), **found}
 
     return block_errors(observe, neuron, neurons, data, tau)
+
+
+@partial(jax.jit, static_argnames="observe")
+def influence_errors(
+    observe, neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]
+) -> dict[str, Any]:
+    """Standard errors of the few numbers that `observe` makes of independent neurons and their measure.
+
+    The root of the sum over neurons of the square of what a number changes by if that neuron's weight does, the field
+    following (the delta method). Blocks need a field each, so that where few neurons share the weight what is of second
+    order in their differences is all that they show.
+    """
+
+    def replaced(log_weights):
+        return Neurons(neurons.w, log_weights)
+
+    def observed(tau, log_weights):
+        changed = replaced(log_weights)
+        return ravel_pytree(observe(changed, measure_at(tau, neuron, changed, data)))[0]
+
+    found, pull = jax.vjp(observed, tau, neurons.log_weights)
+    _, pull_field = jax.vjp(lambda x: action(tau, (neuron, replaced(x), data)).gradient, neurons.log_weights)
+    M = action(tau, (neuron, neurons, data)).hessian
+
+    def error(unit):
+        by_field, by_weight = pull(unit)
+        return jnp.linalg.norm(by_weight - pull_field(jnp.linalg.solve(M, by_field))[0])
+
+    errors = jax.lax.map(error, jnp.eye(len(found)))
+    return ravel_pytree(observe(neurons, measure_at(tau, neuron, neurons, data)))[1](errors)
 
 
 def block_errors(observe, neuron: Neuron, neurons: Neurons, data: Data, tau: Float[Array, " points"]) -> dict[str, Any]:

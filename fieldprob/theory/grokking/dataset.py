@@ -17,11 +17,12 @@ from fieldprob.prediction import Prediction
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population
 from fieldprob.tasks.arguments import real
 from fieldprob.theory.adaptation.averages import Saddle, find_saddle
-from fieldprob.theory.adaptation.nonlinear import Data, Measure, block_errors, measure_at
+from fieldprob.theory.adaptation.nonlinear import Data, Measure, influence_errors, measure_at
 from fieldprob.theory.adaptation.theory import neuron_and_data, saddle_prediction
 from fieldprob.theory.grokking.theory import histogram_edges, mean_field
+from fieldprob.theory.neuron_sets import Wells, about_wells, log_density_about_wells, wells
 from fieldprob.theory.setting import setting
-from fieldprob.theory.tilted import Neuron, Neurons
+from fieldprob.theory.tilted import Neuron, Neurons, over_neurons
 
 _NAME = "adaptation"
 _BROAD, _BROAD_SHARE = 0.5, 0.25
@@ -42,7 +43,8 @@ def on_data(
     """`theory.adaptation` of a data set, with the statistics of overlaps that `mean_field` has for a population.
 
     Neurons are drawn from the overlaps that the population's mean field predicts, broadened, and from the prior in all
-    other directions. What is predicted scatters from one data set to another, and with it what is sampled.
+    other directions; half of them from normal laws about the wells, which lean towards what the labels of the data have
+    in other directions. What is predicted scatters from one data set to another, and with it what is sampled.
 
     Args:
         net: as in `mean_field`.
@@ -84,8 +86,10 @@ def on_data(
     kept = tuple(int(str(k)) for k in expected.coords["mode"])
     bins, threshold = histogram_edges(edges), real("threshold", threshold, minimum=0.0)
     unit = _direction(teacher, inputs)
-    draw = _proposal(unit, np.asarray(expected.coords["bin"]), np.asarray(expected.mean["overlap_histogram"]))
-    saddle = find_saddle(_NAME, neuron, data, draw, samples, key)
+    law = (np.asarray(expected.coords["bin"]), np.asarray(expected.mean["overlap_histogram"]))
+    first = find_saddle(_NAME, neuron, data, _proposal(unit, *law), samples, key)
+    draw = _proposal(unit, *law, _wells(neuron, data, first, unit, threshold))
+    saddle = find_saddle(_NAME, neuron, data, draw, samples, jax.random.fold_in(key, 1))
     prediction = saddle_prediction(_NAME, problem, neuron, data, saddle, "tree")
 
     measure = Gaussian(inputs)
@@ -106,23 +110,44 @@ def _direction(teacher: HermiteTeacher, inputs: int) -> np.ndarray:
     return np.eye(inputs)[0] if teacher.direction is None else np.asarray(teacher.direction)
 
 
-def _proposal(unit: np.ndarray, centres: np.ndarray, density: np.ndarray):
-    """(neuron, samples, key) -> Neurons: overlaps from a density smoothed by its bins, in part from a broad normal."""
+def _wells(neuron: Neuron, data: Data, saddle: Saddle, unit: np.ndarray, threshold: float) -> Wells:
+    """The wells uphill of the likeliest neurons on either side and in the middle."""
+    w = saddle.neurons.w
+    m = w @ (jnp.asarray(unit) @ neuron.basis)
+    u = over_neurons(lambda phi: phi @ saddle.tau, neuron, w)
+    coupling = data.G / data.N
+    log_density = coupling * u**2 / 2 - jnp.sum(w**2, axis=1) / (2 * neuron.variance)
+    parts = (m > threshold, m < -threshold, jnp.abs(m) <= threshold)
+    starts = [w[jnp.argmax(jnp.where(part, log_density, -jnp.inf))] for part in parts]
+    return wells(neuron, saddle.tau, coupling, jnp.stack(starts))
+
+
+def _proposal(unit: np.ndarray, centres: np.ndarray, density: np.ndarray, peaks: Wells | None = None):
+    """(neuron, samples, key) -> Neurons: overlaps from a density smoothed by its bins, in part from a broad normal, and
+    the prior across; half of the neurons from the wells."""
     width = centres[1] - centres[0]
     share = np.append((1 - _BROAD_SHARE) * density / density.sum(), _BROAD_SHARE)
     middle, scale = jnp.asarray(np.append(centres, 0.0)), jnp.asarray(np.append(np.full(len(centres), width), _BROAD))
     log_share = jnp.log(jnp.asarray(share))
 
     def draw(neuron: Neuron, samples: int, key) -> Neurons:
-        key_part, key_along, key_rest = jax.random.split(key, 3)
+        key_part, key_along, key_rest, key_wells = jax.random.split(key, 4)
         part = jax.random.choice(key_part, len(share), (samples,), p=jnp.asarray(share))
         m = middle[part] + scale[part] * jax.random.normal(key_along, (samples,))
         w = jnp.sqrt(neuron.variance) * jax.random.normal(key_rest, (samples, neuron.directions))
         e = jnp.asarray(unit) @ neuron.basis
         w = w + (m - w @ e)[:, None] * e
+        if peaks is not None:
+            w = w.at[::2].set(about_wells(neuron, peaks, len(w[::2]), key_wells))
+        m = w @ e
         parts = log_share - (m[:, None] - middle) ** 2 / (2 * scale**2) - jnp.log(scale)
-        prior = -(m**2) / (2 * neuron.variance) - jnp.log(neuron.variance) / 2
-        return Neurons(w, prior - jax.nn.logsumexp(parts, axis=1) - jnp.log(samples))
+        # log density over that of the prior
+        along = m**2 / (2 * neuron.variance) + jnp.log(neuron.variance) / 2
+        ratio = jax.nn.logsumexp(parts, axis=1) + along
+        if peaks is not None:
+            square = jnp.sum(w**2, axis=1) / neuron.variance + neuron.directions * jnp.log(2 * jnp.pi * neuron.variance)
+            ratio = jnp.logaddexp(ratio, log_density_about_wells(peaks, w) + square / 2) - jnp.log(2.0)
+        return Neurons(w, -ratio - jnp.log(samples))
 
     return draw
 
@@ -148,4 +173,4 @@ def _observer(neuron: Neuron, data: Data, degrees: tuple[int, ...], polynomials,
 
 def _evaluate(observe, neuron: Neuron, data: Data, saddle: Saddle):
     at = measure_at(saddle.tau, neuron, saddle.neurons, data)
-    return observe(saddle.neurons, at), block_errors(observe, neuron, saddle.neurons, data, saddle.tau)
+    return observe(saddle.neurons, at), influence_errors(observe, neuron, saddle.neurons, data, saddle.tau)

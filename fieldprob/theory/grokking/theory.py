@@ -185,17 +185,16 @@ def _solve(static: _Static, activation, target, width, gamma, kappas, variance) 
     q = prior.m**2 + prior.r
     response = features(activation, prior.m, q, static.degrees, static.measure)
     h = response.overlap.reshape(len(static.degrees), -1)
-    along = zonal(prior.m / jnp.sqrt(q), (1,), static.measure)[0] ** 2
-    linear = (response.linear * jnp.clip(1 - along, 0.0)).reshape(-1)
-    rest = jnp.clip(response.power.reshape(-1) - linear - jnp.sum(h**2, axis=0), 0.0)
-    others = loop.Rest(linear, rest, d - 1)
+    across = response.across.reshape(len(response.across), -1)
+    rest = jnp.clip(response.power.reshape(-1) - jnp.sum(across**2, axis=0) - jnp.sum(h**2, axis=0), 0.0)
+    others = loop.Rest(across, rest, d - 1)
     growth = jnp.sqrt(variance) * _growth(static.slopes, static.degrees, static.measure)
     dual = Dual(h, prior.log_prior.reshape(-1), growth, target, gamma, width)
 
     def at_size(kappa):
         T, converged = solve(kappa, dual)
         at = tilted(T, kappa, dual)
-        H = loop.spectrum(T, at, dual, others)
+        H = loop.spectrum(T, at, kappa, dual, others)
         probability, mean = at.probability, T
         if static.order == "one-loop":
             fewer = dual._replace(width=width - 1)
