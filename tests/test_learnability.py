@@ -57,7 +57,7 @@ def problems(draw):
     q = np.maximum(q, 1e-4) / np.maximum(q, 1e-4).sum()
     basis = np.linalg.qr(rng.normal(size=(STATES, STATES)))[0] / np.sqrt(q)[:, None]
     levels = np.exp(draw(st.floats(0.1, 3)) * rng.normal(size=STATES))
-    levels = np.append(levels / levels.max(), 0.0)
+    levels = np.append(levels, 0.0)
     eigenvalues = levels[draw(st.lists(st.integers(0, STATES), min_size=STATES, max_size=STATES))]
     states = np.array(draw(st.lists(st.integers(0, STATES - 1), min_size=POINTS, max_size=POINTS)))
     return q, basis, eigenvalues, states, 10.0 ** draw(EXPONENTS), rng.normal(size=STATES)
@@ -67,7 +67,13 @@ def problems(draw):
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(problems())
 def test_no_bound_is_violated_and_the_identities_hold(problem):
-    """F1: (3), (4), (5), (7)-(10), (14), (17), tolerance 1e-8 (1 + bound) times the conditioning of the problem."""
+    """F1: (3), (4), (5), (7)-(10), (14), (17), to 1e-8 (1 + bound), and round-off in proportion to the conditioning.
+
+    Round-off of one identity alone needs the latter: the variance (4) as k - k R k on q, small differences of numbers
+    of the size of E k(x, x). In 20000 problems of this kind it was off by at most 0.08 units of E k(x, x), 1e-15 and
+    the conditioning, and beyond 1e-8 in 172, by up to 1e-4; in 60 digits all of the worst 23 of the first 4000 obey it,
+    and every other line, to 1e-50. No bound was ever exceeded by more than 1e-15, in either arithmetic.
+    """
     q, basis, eigenvalues, states, ridge, coefficients = problem
     kernel = (basis * eigenvalues) @ basis.T
     K, phi, target = kernel[np.ix_(states, states)], basis[states], basis @ coefficients
@@ -79,8 +85,8 @@ def test_no_bound_is_violated_and_the_identities_hold(problem):
     def below(value, bound):
         return np.all(value <= bound + (1e-8 + slack) * (1 + np.abs(bound)))
 
-    def same(value, other):
-        return np.all(np.abs(value - other) <= (1e-8 + 100 * slack) * (1 + np.abs(other)))
+    def same(value, other, scale=1.0):
+        return np.all(np.abs(value - other) <= (1e-8 + slack) * (scale + np.abs(other)))
 
     L, overlap = found["learnability"], found["overlap"]
     R = np.linalg.inv(K + ridge * np.eye(POINTS))
@@ -89,7 +95,7 @@ def test_no_bound_is_violated_and_the_identities_hold(problem):
     posterior = kernel - kernel[:, states] @ R @ kernel[states]
     variance = np.einsum("at,a,ab,b,bt->t", basis, q, posterior, q, basis)
     positive = eigenvalues > 0
-    assert same(eigenvalues * (1 - L), variance)
+    assert same(eigenvalues * (1 - L), variance, scale=eigenvalues.sum())
     assert same(L, eigenvalues * found["information"] / (1 + eigenvalues * found["information"]))
     assert np.all(L >= 0) and below(L, 1.0) and np.all(L[~positive] == 0)
     assert below(L, found["effective"]) and below(found["effective"], found["saturated"])
@@ -141,6 +147,7 @@ def discrete():
     return jnp.asarray(basis), jnp.asarray(eigenvalues), jnp.asarray((basis * eigenvalues) @ basis.T)
 
 
+@pytest.mark.slow
 def test_more_points_teach_more_and_more_ridge_less(discrete):
     """Section 6, 4."""
     basis, eigenvalues, kernel = discrete
@@ -170,6 +177,7 @@ def test_the_whole_support_teaches_every_mode_by_its_eigenvalue(discrete):
     np.testing.assert_allclose(L, lb.eigenspace_bound(eigenvalues, STATES, 0.3), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_learning_does_not_depend_on_the_basis_of_an_eigenspace(discrete):
     """Section 6, 1: the eigenspace's part of f̂, and of the sum of L_t, in a rotated basis."""
     basis, eigenvalues, _ = discrete

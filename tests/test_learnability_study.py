@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.special import gammaln
 from sklearn.datasets import load_digits
 
 import fieldprob as fp
@@ -14,14 +15,16 @@ from tests.test_models import load
 
 def exact_and_upper(result):
     """Sampled learnability with its error, exact, and the rigorous bounds, each (modes,)."""
-    comparison = result.comparison.to_dataframe().query("statistic == 'learnability' and theory == 'exact overlap'")
-    uppers = [p.mean["learnability"][0] for p in result.predictions if p.kind.get("learnability") == "upper"]
+    comparison = result.comparison.to_dataframe()
+    comparison = comparison.query("statistic == 'mode_learnability' and theory == 'exact overlap'")
+    uppers = [p.mean["mode_learnability"] for p in result.predictions if p.kind]
     return comparison["sampled"].to_numpy(), comparison["mcse"].to_numpy(), comparison["predicted"].to_numpy(), uppers
 
 
 def check_below_bounds(result):
     """Five standard errors for each number; the verdict's own false-alarm rate is set to 1e-5."""
-    verdicts = fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts
+    claims = [p for p in result.predictions if p.exact or p.kind]  # the heuristic estimate makes none
+    verdicts = fp.compare(result.samples, claims, false_alarm=1e-5).verdicts
     assert set(verdicts.values()) == {"agrees"} and len(verdicts) == 4
     sampled, error, exact, uppers = exact_and_upper(result)
     for upper in uppers:
@@ -32,7 +35,7 @@ def check_below_bounds(result):
 @pytest.fixture(scope="module")
 def anisotropic():
     """F9's problem, noisy labels, each coefficient sampled with all others integrated out."""
-    return load("learnability").study(draws=1000, linear_modes=1).run(progress=False)
+    return load("learnability").study(draws=500, chains=2).run(progress=False)
 
 
 def test_sampled_learnability_is_exact_and_below_every_bound(anisotropic):
@@ -44,9 +47,9 @@ def test_sampled_learnability_is_exact_and_below_every_bound(anisotropic):
 @pytest.mark.parametrize(
     "options",
     [
-        {"data": "circle", "model": "all-modes", "points": 25, "noise_variance": 0.3},
-        {"data": "digits", "points": 200, "kernel": "erf"},
-        {"data": "clusters", "model": "all-modes"},
+        {"data": "circle", "model": "all-modes", "points": 25, "noise_variance": 0.3, "draws": 500, "chains": 2},
+        pytest.param({"data": "digits", "points": 200, "kernel": "erf"}, marks=pytest.mark.long),
+        pytest.param({"data": "clusters", "model": "all-modes"}, marks=pytest.mark.long),
     ],
 )
 def test_sampled_learnability_on_other_data_and_of_all_modes_together(options):
@@ -54,13 +57,26 @@ def test_sampled_learnability_on_other_data_and_of_all_modes_together(options):
     check_below_bounds(load("learnability").study(**options).run(progress=False))
 
 
+def test_the_heuristic_estimate_is_shown_and_is_exceeded(anisotropic):
+    """(11) with the Taylor coefficients of e^(t-1), without a claim to be a bound; here u3 and u2 learn more."""
+    estimate = anisotropic.predictions[-1]
+    assert estimate.theory == "heuristic estimate, not a bound" and not estimate.kind
+    exact, saturated = (anisotropic.predictions[i].mean["mode_learnability"] for i in (0, 2))
+    coefficients = -gammaln(jnp.arange(30.0) + 1) - 1
+    ridge = 0.1 + jnp.array([lb.heuristic_ridge(coefficients, degree) for degree in (1, 1, 1, 2, 3)])
+    expected = 1 / (1 + ridge / 0.1 * (1 / saturated - 1))
+    np.testing.assert_allclose(estimate.mean["mode_learnability"], expected, rtol=1e-9)
+    assert exact[2] > 1.005 * estimate.mean["mode_learnability"][2]
+    assert jnp.all(exact <= anisotropic.predictions[1].mean["mode_learnability"])
+
+
 def test_a_false_bound_is_told_from_a_true_one(anisotropic):
     """0.8 times the exact learnability, offered as an upper bound, differs: the one-sided test has power."""
     exact = anisotropic.predictions[0]
     false = fp.Prediction(
         theory="false bound",
-        mean={"learnability": 0.8 * exact.mean["learnability"]},
-        kind={"learnability": "upper"},
+        mean={"mode_learnability": 0.8 * exact.mean["mode_learnability"]},
+        kind={"mode_learnability": "upper"},
         coords=exact.coords,
     )
     assert fp.compare(anisotropic.samples, [false]).verdicts == {"false bound": "differs"}
@@ -87,7 +103,7 @@ def test_data_of_a_file_with_its_labels(tmp_path):
     expected = (
         study.prior.spectrum.eigenvalues * (phi.T @ np.linalg.solve(K + 0.1 * np.eye(len(X)), study.task.y))[:, 0]
     )
-    np.testing.assert_allclose(predictor.mean["mode_overlap"][0], expected, rtol=1e-8)
+    np.testing.assert_allclose(predictor.mean["mode_coefficient"], expected, rtol=1e-8)
 
 
 @pytest.mark.slow
@@ -128,7 +144,7 @@ def test_theories_say_what_they_need():
     with pytest.raises(ValueError, match="positive semidefinite"):
         saturated(lb.KernelSpectrum(lambda X1, X2: -jnp.cos(X1 - X2.T), prior.spectrum), fp.Task(X, y, 0.1))
     estimate = lb.predictions.heuristic(prior, fp.Task(X, y, 0.1), added_ridge=0.5)
-    assert not estimate.kind and "no bound" in estimate.theory
+    assert not estimate.kind and "not a bound" in estimate.theory
 
 
 def test_mode_learnability_is_one_minus_variance_over_eigenvalue():
@@ -202,7 +218,8 @@ def test_learnability_of_targets_on_digits():
 
 def test_linear_and_cubic_targets_on_anisotropic_data():
     """F9's problem, d = 12, P = 60, δ = 0.1: the printed .9101 (bound .977) and .2720 (bound .408) lie within three sd
-    of 20 draws, of the targets x_2 and x_1 x_2 x_3: that x_1, named there, has .9406(37) and .9905(7)."""
+    of 20 draws, of the targets x_2 and x_1 x_2 x_3. The x_1 named there has .9406, sd .0031, and a bound of .9909, sd
+    .0007, over 40 draws in plain NumPy, where the overlap by 4e5 points of the sphere agrees with its formula."""
     found = shares(12, (1, 3), exponential_eigenvalues(12, (1, 3)))
     axes = np.eye(3, 12)
     draws = []

@@ -200,31 +200,54 @@ def test_a_relu_network_without_bias_learns_nothing_cubic(cubic):
     assert np.all(np.asarray(eigenvalues) <= lb.irreducible_eigenvalue_bound(0.5, harmonics))
 
 
+def products_on_low_dimensional_data(dimensions, count, points, steepness, rng):
+    """Random problems: products of one to three coordinates as targets, data z_i i^-a with a uniform to `steepness`.
+
+    Returns eigenvalues and degrees, (problems,), targets on the data, (problems, points), and the data on the sphere,
+    (problems, points, inputs) with zeros where there are fewer inputs.
+    """
+    eigenvalues, degrees, features, data = [], [], [], []
+    for d in dimensions:
+        z = rng.normal(size=(count, points, d)) * np.arange(1, d + 1) ** -rng.uniform(0, steepness, (count, 1, 1))
+        X = z / np.linalg.norm(z, axis=2, keepdims=True)
+        degree, axes = rng.integers(1, 4, count), rng.permuted(np.tile(np.arange(d), (count, 1)), axis=1)
+        chosen = np.take_along_axis(X, axes[:, None, :3], axis=2)
+        factors = np.where(np.arange(3) < degree[:, None], np.sqrt(d + 2.0 * np.arange(3)), 1.0)
+        features.append(np.prod(np.where(np.arange(3) < degree[:, None, None], chosen, 1.0) * factors[:, None], axis=2))
+        eigenvalues.append(np.asarray(spectra.sphere_series(EXPONENTIAL, d, modes=4).eigenvalues)[degree])
+        degrees.append(degree)
+        data.append(np.pad(X, ((0, 0), (0, 0), (0, max(dimensions) - d))))
+    return *(np.concatenate(found) for found in (eigenvalues, degrees, features)), np.concatenate(data)
+
+
 def test_the_heuristic_ridge_is_no_bound():
-    """(11): in 300 random problems in 3 dimensions on anisotropic data it is violated for a fifth of them or so, by
-    factors up to hundreds; (10) in none. What Gershgorin promises is below the smallest eigenvalue."""
-    prior = lb.on_sphere(exponential, 3, [lb.Harmonic(jnp.eye(1, 3)), lb.Harmonic(jnp.eye(2, 3))])
-    added = jnp.stack([lb.heuristic_ridge(EXPONENTIAL, 1), lb.heuristic_ridge(EXPONENTIAL, 2)])
+    """(11) in 6000 random problems of 3 to 6 dimensions on 8 anisotropic points, δ = 10^U(-4, 2): violated in .198 to
+    .216 of them, by factors up to 55 to 141, over four seeds in plain NumPy; (10) in none. The document has 1243 of
+    6000 and ×396, its law unstated: with a steeper spectrum, i^-a and a to 4 instead of 3, we find .24 to .25 and ×195
+    to ×366. Where Gershgorin's promise says something it is below the smallest eigenvalue."""
 
     @jax.jit
     @jax.vmap
-    def both(X, ridge):
-        phi = prior.spectrum.eigenfunctions(X)
-        n = jnp.arange(2, 30)
-        beyond = jnp.tensordot(jnp.exp(EXPONENTIAL[2:30]), (X @ X.T) ** n[:, None, None], 1)
-        estimate = lb.saturated_bound(prior.spectrum.eigenvalues, phi, ridge + added)
-        smallest = jnp.linalg.eigvalsh(beyond)[0], lb.gershgorin_ridge(EXPONENTIAL, X, 1)
-        return forms(prior, X, ridge), estimate, jnp.stack(smallest)
+    def both(eigenvalue, phi, K, ridge, added):
+        one = eigenvalue[None], phi[:, None]
+        rest = lb.remaining_ridge(*one, K)
+        bound, estimate = lb.saturated_bound(*one, ridge + rest), lb.saturated_bound(*one, ridge + added)
+        return jnp.concatenate([lb.learnability(*one, K, ridge), bound, estimate])
 
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(300, 8, 3)) / np.array([1, 2, 3]) ** rng.uniform(0, 3, (300, 1, 1))
-    X = z / np.linalg.norm(z, axis=2, keepdims=True)
-    ridge = 10.0 ** rng.uniform(-4, 0, 300)
-    found, estimate, smallest = (np.asarray(a) for a in both(jnp.asarray(X), jnp.asarray(ridge)))
-    assert np.all(found[:, 0] <= found[:, 3] * (1 + 1e-8) + 1e-8)
-    violated = found[:, 0] > estimate * (1 + 1e-6)
-    assert 0.05 < violated.any(1).mean() < 0.9 and (found[:, 0] / estimate).max() > 1.5
-    assert np.all(smallest[:, 1] <= smallest[:, 0] + 1e-12)
+    eigenvalues, degrees, phi, X = products_on_low_dimensional_data((3, 4, 5, 6), 1500, 8, 3.0, rng)
+    K, ridge = np.exp(X @ X.transpose(0, 2, 1) - 1), 10.0 ** rng.uniform(-4, 2, len(X))
+    added = np.array([lb.heuristic_ridge(EXPONENTIAL, degree) for degree in range(4)])[degrees]
+    found = np.asarray(both(*(jnp.asarray(a) for a in (eigenvalues, phi, K, ridge, added))))
+    L, bound, estimate = found.T
+    assert np.all(bound * (1 + 1e-8) + 1e-8 >= L)
+    violated = estimate * (1 + 1e-6) < L
+    assert 0.18 < violated.mean() < 0.24 and 30 < (L / estimate).max() < 400
+    orthogonal = jnp.asarray(np.linalg.qr(rng.normal(size=(6, 6)))[0] + 0.05 * rng.normal(size=(6, 6)))
+    orthogonal = lb.unit(orthogonal)
+    beyond = jnp.exp(orthogonal @ orthogonal.T - 1) - jnp.exp(-1) * (1 + orthogonal @ orthogonal.T)
+    promised = lb.gershgorin_ridge(EXPONENTIAL, orthogonal, 1)
+    assert 0.1 < promised <= jnp.linalg.eigvalsh(beyond)[0] < lb.heuristic_ridge(EXPONENTIAL, 1)
 
 
 FIVE = ((2, 9), (5, 20), (10, 40), (20, 78), (40, 156))  # dimension and points of F5
@@ -292,7 +315,7 @@ def parity_learned(d, rows=None):
         {4: (1.997e-4, 7.5, 1.498e-3, 25, 3.33), 20: (1.45e-32, 2.44e5, 3.538e-27, 5.13e10, 2.10e5)},
         pytest.param(
             {8: (2.205e-10, 101.5, 2.239e-8, 4719, 46.5), 12: (3.07e-17, 1362, 4.184e-14, 9.99e5, 734)},
-            marks=pytest.mark.slow,
+            marks=(pytest.mark.slow, pytest.mark.long),
         ),
     ],
 )

@@ -67,6 +67,7 @@ def test_the_closed_ridge_is_the_trace_of_the_resolvent_of_the_shell():
     assert_mean(traces, 1 / s, 2e-4 / s)
 
 
+@pytest.mark.slow
 def test_log_determinant_and_leave_one_out_variance():
     """(28) needs its correction of order one; the mean leave-one-out variance is the effective ridge to 1 %."""
     rng, P, noise = np.random.default_rng(2), 60, 0.05
@@ -85,6 +86,7 @@ def test_log_determinant_and_leave_one_out_variance():
     assert_mean(left_out, r, 0.01 * r)
 
 
+@pytest.mark.slow
 def test_the_learning_curve_of_kept_modes_with_the_leading_ridge():
     """(25): kept modes learn labels in which the others are noise; to 3 %."""
     rng, P, noise, cutoff = np.random.default_rng(3), 50, 0.05, 15
@@ -167,6 +169,7 @@ def test_kept_modes_mix_as_printed():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_replicated_partition_functions():
     """05 E2: .3518, .2006, .1500 from the determinant, and random data sets agree."""
     result = study("replicas")(datasets=20_000, draws=50_000).run(progress=False)

@@ -96,9 +96,8 @@ _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("posterior_variance", ("points",), "posterior variance, averaged over test inputs"),
     ("learnability", ("points", "mode"), "1 - posterior variance of a mode / its prior variance"),
     ("predictor", ("points", "mode"), "coefficient of the mean predictor, averaged over data sets"),
-    ("mode_coefficient", ("mode",), "coefficient of the outputs along an eigenfunction, for one data set"),
+    ("mode_coefficient", ("mode",), "coefficient of the function along an eigenfunction, for one data set"),
     ("mode_learnability", ("mode",), "1 - posterior variance of a mode_coefficient / its prior variance"),
-    ("mode_overlap", ("points", "mode"), "coefficient of the function along a mode of the idealised measure"),
     ("target_learnability", ("points",), "overlap with the target on the idealised measure / the target's own"),
 )
 

@@ -1,7 +1,7 @@
 """What one data set teaches each mode, and bounds on it, as predictions (`kind` "upper") to hold against samples.
 
 Each is a function (prior, task) -> Prediction of a `KernelSpectrum` and a `fieldprob.Task` with one output, along
-`points` (of size one) and `mode`, the labels of the spectrum.
+`mode`, the labels of the spectrum.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from fieldprob.theory.learnability.setting import Setting, setting
 
 
 def exact_overlap(prior: Any, task: Any) -> Prediction:
-    """Mean and variance of every mode's coefficient on q, `mode_overlap`, and its `learnability` (06, (3), (4)).
+    """Mean and variance of every mode's coefficient on q, `mode_coefficient`, and `mode_learnability` (06, (3), (4)).
 
     Args:
         prior: a `KernelSpectrum`.
@@ -33,35 +33,35 @@ def exact_overlap(prior: Any, task: Any) -> Prediction:
     >>> wave = Spectrum([0.5], eigenfunctions=lambda X: jnp.sqrt(2) * jnp.cos(X))
     >>> from fieldprob.theory.learnability import KernelSpectrum
     >>> prior = KernelSpectrum(lambda X1, X2: jnp.cos(X1) * jnp.cos(X2).T, wave)
-    >>> exact_overlap(prior, fp.Task([[0.0]], [1.0], noise_variance=1.0)).mean["learnability"].round(12).tolist()
-    [[0.5]]
+    >>> exact_overlap(prior, fp.Task([[0.0]], [1.0], noise_variance=1.0)).mean["mode_learnability"].round(12).tolist()
+    [0.5]
     """
     s = setting("exact overlap", prior, task)
     L = exact.learnability(s.eigenvalues, s.features, s.K, s.ridge)
     overlap = exact.overlap(s.eigenvalues, s.features, s.K, s.ridge, s.y)
     return Prediction(
         theory="exact overlap",
-        mean={"mode_overlap": overlap[None], "learnability": L[None]},
-        variance={"mode_overlap": (s.eigenvalues * (1 - L))[None]},
+        mean={"mode_coefficient": overlap, "mode_learnability": L},
+        variance={"mode_coefficient": s.eigenvalues * (1 - L)},
         exact=True,
         order="exact for any data",
         source="theory 06, (3), (4)",
-        coords=_coords(prior, task),
+        coords={"mode": np.asarray(prior.spectrum.labels)},
     )
 
 
 def saturated(prior: Any, task: Any) -> Prediction:
-    """The bound λ|φ|²/(δ + λ|φ|²) on every mode's `learnability` (06, (8)); arguments as `exact_overlap`."""
+    """The bound λ|φ|²/(δ + λ|φ|²) on every mode's `mode_learnability` (06, (8)); arguments as `exact_overlap`."""
     s = setting("saturated bound", prior, task)
     bound = bounds.saturated_bound(s.eigenvalues, s.features, s.ridge)
-    return _of_learnability("saturated bound", bound, "upper", "a bound for any data", "(8)", prior, task)
+    return _of_learnability("saturated bound", bound, "upper", "a bound for any data", "(8)", prior)
 
 
 def linear(prior: Any, task: Any) -> Prediction:
-    """The bound λ|φ|²/δ on every mode's `learnability` (06, (5)); arguments as `exact_overlap`."""
+    """The bound λ|φ|²/δ on every mode's `mode_learnability` (06, (5)); arguments as `exact_overlap`."""
     s = setting("linear bound", prior, task)
     bound = bounds.linear_bound(s.eigenvalues, s.features, s.ridge)
-    return _of_learnability("linear bound", bound, "upper", "a bound for any data", "(5)", prior, task)
+    return _of_learnability("linear bound", bound, "upper", "a bound for any data", "(5)", prior)
 
 
 def effective_ridge(prior: Any, task: Any) -> Prediction:
@@ -71,7 +71,7 @@ def effective_ridge(prior: Any, task: Any) -> Prediction:
     """
     s = setting("effective-ridge bound", prior, task)
     bound = bounds.saturated_bound(s.eigenvalues, s.features, s.ridge + _rest(s))
-    return _of_learnability("effective-ridge bound", bound, "upper", "a bound for any data", "(10)", prior, task)
+    return _of_learnability("effective-ridge bound", bound, "upper", "a bound for any data", "(10)", prior)
 
 
 def heuristic(prior: Any, task: Any, *, added_ridge: Any) -> Prediction:
@@ -81,25 +81,21 @@ def heuristic(prior: Any, task: Any, *, added_ridge: Any) -> Prediction:
         prior, task: as in `exact_overlap`.
         added_ridge: one number, or one for each mode: the Taylor coefficients beyond its degree.
     """
-    s = setting("estimate, no bound", prior, task)
+    s = setting("heuristic estimate, not a bound", prior, task)
     value = bounds.saturated_bound(s.eigenvalues, s.features, s.ridge + jnp.asarray(added_ridge))
-    return _of_learnability("estimate, no bound", value, "value", "nearly orthogonal data", "(11)", prior, task)
+    return _of_learnability("heuristic estimate, not a bound", value, "value", "nearly orthogonal data", "(11)", prior)
 
 
 def _rest(s: Setting) -> Array:
     return bounds.remaining_ridge(s.eigenvalues, s.features, s.K)
 
 
-def _of_learnability(theory: str, value: Array, kind: Kind, order: str, equation: str, prior, task) -> Prediction:
+def _of_learnability(theory: str, value: Array, kind: Kind, order: str, equation: str, prior) -> Prediction:
     return Prediction(
         theory=theory,
-        mean={"learnability": value[None]},
-        kind={} if kind == "value" else {"learnability": kind},
+        mean={"mode_learnability": value},
+        kind={} if kind == "value" else {"mode_learnability": kind},
         order=order,
         source=f"theory 06, {equation}",
-        coords=_coords(prior, task),
+        coords={"mode": np.asarray(prior.spectrum.labels)},
     )
-
-
-def _coords(prior, task) -> dict[str, Any]:
-    return {"points": (task.points,), "mode": np.asarray(prior.spectrum.labels)}
