@@ -25,10 +25,15 @@ UNIT = 1000  # points are integers: of so much noise each
 COLOURS = ("#56B4E9", "#0072B2", "#CC79A7", "#D55E00")
 
 
+def rounded(size: float):
+    """Neurons and inputs of a member of the family."""
+    sizes = PAPER.scaled(size, size)
+    return round(sizes.width), round(sizes.inputs)
+
+
 def member(size: float):
     """The network of a family, with sizes rounded, and the population function noises -> Population."""
-    sizes = PAPER.scaled(size, size)
-    width, inputs = round(sizes.width), round(sizes.inputs)
+    width, inputs = rounded(size)
     strength = PAPER.readout_variance * PAPER.width / PAPER.inputs
     net = fp.Mlp(
         width, activation="erf", weight_variance=WEIGHT_VARIANCE, readout_variance=strength * inputs / width
@@ -82,8 +87,7 @@ def draw_sharpening(result, sizes, sampled, low, high, two):
     edges = np.linspace(-1.4, 1.4, 141)
     middle = (edges[1:] + edges[:-1]) / 2
     for size, colour in zip(sizes, COLOURS, strict=False):
-        net, population = member(size)
-        label = f"{net.widths[0]} neurons, {population(1.0).measure.inputs} inputs"
+        label = "{} neurons, {} inputs".format(*rounded(size))
         found = curves(size, noise)
         for ax, (name, _, _) in zip(axes[0], panels, strict=True):
             ax.plot(noise, found[name], color=colour, label=label)
@@ -149,7 +153,7 @@ def study(
     noise = np.linspace(high, low, steps)
     net, population = member(sampled)
     task = population(noise[-1])
-    inputs = task.measure.inputs
+    _, inputs = rounded(sampled)
     law = fp.theory.grokking.mean_field(net, task)
     proposal = neuron_proposal(law, np.eye(inputs)[0], WEIGHT_VARIANCE)
     edges = {"two": (0.25, 0.15), "low": low, "high": high, "sizes": sizes, "sampled": sampled}
