@@ -126,13 +126,15 @@ def draw_exponents(result, exponent):
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     ax = figure.subplots()
     ax.errorbar(places, local_exponents(points, mean), spread, fmt="ko", capsize=2, label="sampled, ±2 standard errors")
-    for prediction in result.predictions:
+    for prediction, style in zip(result.predictions, ("-", ":", "--"), strict=True):
         slopes = local_exponents(points, np.asarray(prediction.mean["test_error"]))
-        ax.plot(places, slopes, label=prediction.theory)
+        ax.plot(places, slopes, style, label=prediction.theory)
     alpha = exponent - 1
     for limit, label in ((alpha / exponent, "limit with noise"), (alpha, "limit without noise")):
         ax.axhline(limit, color="0.5", linestyle=":")
-        ax.annotate(label, (places[0], limit), xytext=(0, 3), textcoords="offset points", fontsize=8, color="0.4")
+        ax.annotate(
+            label, (points[-1], limit), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8, color="0.4"
+        )
     ax.set(xscale="log", xlabel="points", ylabel="exponent: -d log test error / d log points")
     ax.set_xticks(points, [str(P) for P in points])
     ax.minorticks_off()
