@@ -10,6 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MARKS = {
     "grokking": pytest.mark.slow,
     "learnability_bound": pytest.mark.slow,
+    "renormalisation": pytest.mark.slow,
     "learning_curves": pytest.mark.slow,
     "critical_feature_learning": pytest.mark.slow,
     "feature_learning": (pytest.mark.slow, pytest.mark.long),
