@@ -137,6 +137,7 @@ def test_local_moves_leave_the_loop_open_and_jumps_close_it():
     assert abs(opening["jumps"].mean()) < 0.25 * opening["hmc"].mean()
 
 
+@pytest.mark.slow
 def test_the_kink_of_infinitely_many_inputs_is_where_the_cubic_residual_leaves_that_of_the_target():
     state, kink = grokking_sharpening.limit(np.array([1.02, 0.98]) * grokking_sharpening.limit(np.array([0.2]))[1])
     assert 0.2 < kink < 0.23
