@@ -178,6 +178,18 @@ def from_both_sides(prior, task, *, kernel, chains, seed, **options):
     return tree
 
 
+def exponent(widths, gaps, errors):
+    """(exponent, its standard error) of the power law of gaps |sampled - predicted| with some errors, over widths.
+
+    >>> [round(float(x), 3) for x in exponent([25, 50, 100], [0.04, 0.02, 0.01], [0.001, 0.001, 0.001])]
+    [-1.0, 0.058]
+    """
+    x, y = np.log(widths), np.log(np.abs(gaps))
+    weight = (np.abs(gaps) / np.asarray(errors)) ** 2
+    x = x - np.average(x, weights=weight)
+    return np.sum(weight * x * y) / np.sum(weight * x**2), 1 / np.sqrt(np.sum(weight * x**2))
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 

@@ -355,7 +355,7 @@ def test_the_log_determinant_is_that_of_all_functions(activation, coefficients, 
     net = fp.Mlp(width, activation=activation, weight_variance=0.25, readout_variance=0.2 * d / width)
     kappa = float(net.readout_variance) / (1.4 * d)
     task = Population(1000, 1000 * kappa, 0.0, measure=Gaussian(d), target=HermiteTeacher(coefficients))
-    T, kept, gamma = grokking.field(net, task, degrees=degrees, extent=extent)
+    kept, T, gamma = grokking.field(net, task, degrees=degrees, extent=extent)
     prior = neurons(panels(np.zeros(0), 0.5, extent, 0.25 / d), d, 0.25 / d, 40)
     q = prior.m**2 + prior.r
     response = features(net.activations[0], prior.m, q, kept, Gaussian(d))
