@@ -181,7 +181,7 @@ def exponential_eigenvalues(inputs, degrees):
 def test_learnability_of_targets_on_digits():
     """F6: L at P = 100, 400, 1200 and the saturated bound, of top, random and lowest direction, PC1·PC2, PC1·PC2·PC3:
     every printed value within three sd of 20 draws, and half its last digit; the order of targets is predicted."""
-    X = load_digits().data
+    X = np.asarray(load_digits(return_X_y=True)[0])
     X = X[:, X.std(axis=0) > 0]
     X = X - X.mean(axis=0)
     X = X / np.linalg.norm(X, axis=1, keepdims=True)
