@@ -110,6 +110,7 @@ def draw_sharpening(result, sizes, sampled, low, high, two):
         )  # fmt: skip
         ax.axvline(kink, color="0.6", linestyle=":", linewidth=1, label="where neurons begin to specialise")
         ax.set(xlabel="noise variance", ylabel=label)
+        ax.locator_params(axis="x", nbins=5)
     for ax, value in zip(axes[1], two, strict=True):
         side = "above" if value > kink else "below"
         ax.set(
