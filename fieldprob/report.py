@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fieldprob.compare import drawn
+from fieldprob.compare.sampled import CHAIN_DIMS, INDEPENDENT_DIMS, mean_and_error
 
-__all__ = ["diagnostics", "run_page", "sweep_page"]
+__all__ = ["diagnostics", "numbers", "run_page", "sweep_page"]
 
 _INDEPENDENT = {"dataset": "data sets", "particle": "particles"}
 
@@ -61,6 +62,8 @@ def run_page(result: Any, figure: bytes | None = None, further: Mapping[str, byt
         parts.append(_section(title, _image(image, title)))
     if result.comparison is not None:
         parts.append(_section("Comparison", _rich_table(result.comparison.rich())))
+    elif (table := numbers(result.samples)).row_count:
+        parts.append(_section("Numbers", _rich_table(table)))
     parts.append(_section("Diagnostics", _pairs(diagnostics(result.samples))))
     if result.predictions:
         parts.append(_section("Theories", _theories(result.predictions)))
@@ -115,6 +118,28 @@ def sweep_page(
     parts.append(_section("Points", _table(["point", "report"], rows)))
     parts.extend(_settings_sections(settings))
     return _page(f"{name}, sweep · fieldprob", parts)
+
+
+def numbers(samples: xr.DataTree) -> Table:
+    """The scalar statistics of a run that nothing was predicted of: mean and standard error; at the first and the last
+    time where they are followed in time.
+
+    >>> draws = xr.Dataset({"opening": ("particle", np.array([1.0, 3.0]))})
+    >>> table = numbers(xr.DataTree.from_dict({"posterior": draws}))
+    >>> [list(column.cells) for column in table.columns]
+    [['opening'], ['2 ± 1']]
+    """
+    table = Table(title=f"Sampled ({sampled(samples)})", title_justify="left", title_style="")
+    table.add_column("statistic")
+    table.add_column("mean ± standard error", justify="right")
+    for name, draws in drawn(samples).to_dataset().data_vars.items():
+        if set(draws.dims) - set(CHAIN_DIMS) - set(INDEPENDENT_DIMS) - {"time"}:
+            continue
+        mean, error = mean_and_error(draws)
+        values = zip(np.ravel(mean)[[0, -1]], np.ravel(error)[[0, -1]], strict=True)
+        texts = [f"{value:.4g} ± {spread:.1g}" for value, spread in values]
+        table.add_row(str(name), " → ".join(texts) if "time" in draws.dims else texts[0])
+    return table
 
 
 def diagnostics(samples: xr.DataTree) -> dict[str, str]:

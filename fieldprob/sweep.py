@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from fieldprob.compare import drawn
+from fieldprob.compare.sampled import mean_and_error
 from fieldprob.study import opened
 
 __all__ = [
@@ -26,25 +27,6 @@ __all__ = [
 COLUMNS = ("statistic", "quantity", "theory", "value", "error")
 ROUNDING = 1e-10  # a distance or error below this is an identity: nothing to draw
 _POWER_LAW = 1.2  # how far, as a factor, errors are off the line of a power law
-
-
-def mean_and_error(draws: xr.DataArray, batches: int = 20) -> tuple[xr.DataArray, xr.DataArray]:
-    """Mean over chain and draw, and its Monte Carlo standard error by the method of batch means.
-
-    Each chain is cut into up to `batches` consecutive batches, whose means count as independent.
-
-    >>> rng = np.random.default_rng(0)
-    >>> mean, error = mean_and_error(xr.DataArray(rng.normal(size=(4, 1000)), dims=("chain", "draw")))
-    >>> abs(float(error) * 4000**0.5 - 1) < 0.3
-    True
-    """
-    mean = draws.mean(("chain", "draw"))
-    batches = min(batches, draws.sizes["draw"])
-    length = draws.sizes["draw"] // batches
-    kept = draws.transpose("chain", "draw", ...).values[:, draws.sizes["draw"] - batches * length :]
-    means = kept.reshape(len(kept) * batches, length, *kept.shape[2:]).mean(axis=1)
-    spread = means.std(axis=0, ddof=1) if len(means) > 1 else np.full(means.shape[1:], np.nan)
-    return mean, mean.copy(data=spread / np.sqrt(len(means)))
 
 
 def summarise(

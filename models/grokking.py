@@ -60,7 +60,7 @@ def population_network(net, population, *, degrees, edges, threshold):
     with numpyro.handlers.trace() as sites:
         W = fp.networks.population_regression(net, population, degrees=degrees)
     record_residual(sites["residual"]["value"], degrees)
-    record_neurons(along_teacher(W, population.target), edges, threshold)
+    record_neurons(along_teacher(W, population.target), net.activations[0], edges, threshold)
 
 
 def independent_neurons(net, population, *, solution, edges, threshold):
@@ -70,7 +70,7 @@ def independent_neurons(net, population, *, solution, edges, threshold):
     m, q = along_teacher(W, population.target), jnp.sum(W**2, axis=1)
     force = solution.field @ overlaps(net.activations[0], m, q, solution.degrees, population.measure)
     numpyro.factor("field", solution.readout_weight_variance / 2 * jnp.sum(force**2))
-    record_neurons(m, edges, threshold)
+    record_neurons(m, net.activations[0], edges, threshold)
 
 
 def data_network(net, task, *, teacher, degrees, edges, threshold, **options):
@@ -87,7 +87,7 @@ def data_network(net, task, *, teacher, degrees, edges, threshold, **options):
     norms = np.sqrt([float(np.prod(np.arange(1, k + 1))) for k in degrees])
     target = np.array([teacher.coefficients[k] if k < len(teacher.coefficients) else 0.0 for k in degrees])
     record_residual(target - h @ readout / norms, degrees)
-    record_neurons(m, edges, threshold)
+    record_neurons(m, net.activations[0], edges, threshold)
 
 
 def hidden_weights(parameters, net):
@@ -102,11 +102,20 @@ def record_residual(residual, degrees):
         numpyro.deterministic(f"residual_{degree}", value)
 
 
-def record_neurons(m, edges, threshold):
-    """What no relabelling and no change of sign of neurons alters."""
-    numpyro.deterministic("overlap_histogram", fp.statistics.histogram_density(m, edges))
+def record_neurons(m, activation, edges, threshold):
+    """What no relabelling of neurons alters, and no change of their signs where the network does not know these."""
+    both = jnp.concatenate([m, -m]) if has_parity(activation) else m
+    numpyro.deterministic("overlap_histogram", fp.statistics.histogram_density(both, edges))
     numpyro.deterministic("specialised_fraction", fp.statistics.specialised_fraction(m, threshold))
     numpyro.deterministic("overlap_second_moment", jnp.mean(m**2))
+
+
+def has_parity(activation):
+    """Whether an activation is odd or even, so that w and -w are one neuron once the readout is integrated out."""
+    with jax.ensure_compile_time_eval():
+        z = jnp.linspace(0.1, 3.0, 9)
+        plus, minus = activation.phi(z), activation.phi(-z)
+        return bool(jnp.allclose(minus, plus) or jnp.allclose(minus, -plus))
 
 
 # --- samplers ---------------------------------------------------------------------------------------------------------

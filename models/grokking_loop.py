@@ -26,7 +26,7 @@ presets = {"small": {}, "full": {"chains": 32, "steps": 15}}
 def network(noise_variance, net, population, threshold):
     """The network on a population of this noise."""
     W = fp.networks.population_regression(net, population.replace(noise_variance=noise_variance))
-    record_neurons(along_teacher(W, population.target), np.array([-2.0, 2.0]), threshold)
+    record_neurons(along_teacher(W, population.target), net.activations[0], np.array([-2.0, 2.0]), threshold)
 
 
 def loop(model, task=None, *, kernel, data, noise, sweeps, warmup, chains, seed, progress):

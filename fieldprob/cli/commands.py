@@ -58,6 +58,9 @@ def run(request: Request, file: StudyFile) -> int:
             result = execute(study, directory, settings, file, sampling)
     except KeyboardInterrupt as stop:
         message = "interrupted before the first block of draws was finished; nothing is saved"
+        stored = finished(directory)
+        if stored is not None and stored.get("started") == settings["started"]:
+            message = f"interrupted after the result was saved; `fieldprob report {directory}` shows it"
         if unfinished(directory) is not None:
             message = "interrupted during warm-up; the same command with --resume continues it"
         raise KeyboardInterrupt(str(stop) or message) from None
@@ -338,6 +341,8 @@ def show(result: Result, directory: Path) -> None:
     if result.comparison is not None:
         table = result.comparison.rich()
         print_table(table, otherwise=repr(result.comparison))
+    elif (table := pages.numbers(result.samples)).row_count:
+        print_table(table)
     further = [f"{name}.png" for name in result.settings.get("figures", ())]
     written = [name for name in (RESULT, FIGURE, *further, REPORT) if (directory / name).is_file()]
     print(f"\n{directory}: {', '.join(written)}")

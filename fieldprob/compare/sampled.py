@@ -84,6 +84,30 @@ def root_mean_square(values: Any) -> float:
     return float(largest * np.sqrt(np.mean((values / largest) ** 2))) if 0 < largest < np.inf else float(largest)
 
 
+def mean_and_error(draws: xr.DataArray, batches: int = 20) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean over chain and draw, and its Monte Carlo standard error by the method of batch means.
+
+    Each chain is cut into up to `batches` consecutive batches, whose means count as independent. Of independent samples
+    (`dataset` or `particle`) the error is the standard error of the mean.
+
+    >>> rng = np.random.default_rng(0)
+    >>> mean, error = mean_and_error(xr.DataArray(rng.normal(size=(4, 1000)), dims=("chain", "draw")))
+    >>> abs(float(error) * 4000**0.5 - 1) < 0.3
+    True
+    """
+    independent = [dim for dim in INDEPENDENT_DIMS if dim in draws.dims]
+    if independent:
+        count = draws.sizes[independent[0]]
+        return draws.mean(independent), draws.std(independent, ddof=1 if count > 1 else 0) / np.sqrt(count)
+    mean = draws.mean(("chain", "draw"))
+    batches = min(batches, draws.sizes["draw"])
+    length = draws.sizes["draw"] // batches
+    kept = draws.transpose("chain", "draw", ...).values[:, draws.sizes["draw"] - batches * length :]
+    means = kept.reshape(len(kept) * batches, length, *kept.shape[2:]).mean(axis=1)
+    spread = means.std(axis=0, ddof=1) if len(means) > 1 else np.full(means.shape[1:], np.nan)
+    return mean, mean.copy(data=spread / np.sqrt(len(means)))
+
+
 def sample_dims(variable: xr.DataArray) -> tuple[str, ...]:
     """The dimensions of a variable that run over samples.
 
