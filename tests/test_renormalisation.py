@@ -459,3 +459,33 @@ def test_learnability_from_draws():
     np.testing.assert_allclose(found, 1 - draws.reshape(-1, 3).var(axis=0, ddof=1), rtol=1e-12)
     with pytest.raises(ValueError, match="never learned"):
         fp.statistics.mode_learnability(draws, np.array([1.0, 0.0, 1.0]))
+
+
+# --- the last digits --------------------------------------------------------------------------------------------------
+
+
+def test_closed_ridges_far_below_the_trace_solve_their_equation():
+    """Exponential eigenvalues and no noise: roots below 1e-15 of the trace."""
+    eigenvalues = np.exp(-np.arange(60.0))
+    found = np.asarray(renormalisation.closed_ridge(Spectrum(eigenvalues), 50, 0.0))
+    for cutoff, s in enumerate(found[:10]):
+        np.testing.assert_allclose(np.sum(eigenvalues[cutoff:] / (s + 50 * eigenvalues[cutoff:])), 1.0, rtol=1e-12)
+    assert np.all(found[10:] == 0)  # no more modes than points
+
+
+def test_modes_of_eigenvalue_zero_are_not_learned_and_add_nothing_without_noise():
+    spectrum = Spectrum([1.0, 0.5, 0.0])
+    np.testing.assert_allclose(renormalisation.contraction(spectrum, 2, jnp.zeros(4)), [1.0, 0.5, 0.0, 0.0], rtol=1e-12)
+    found, pullback = jax.vjp(lambda x: renormalisation.cutoff(Spectrum(x), 2, 0.0).learnability, spectrum.eigenvalues)
+    np.testing.assert_allclose(found, [2 / 2.5, 1, 0], rtol=1e-12)
+    assert jnp.all(jnp.isfinite(pullback(jnp.ones(3))[0]))
+
+
+def test_the_kept_posterior_loses_no_digits_to_a_small_noise():
+    """An orthogonal design with more modes than points, where everything is a ratio."""
+    phi, y, noise = jnp.array([[1.0, 1, 1, 1], [1, -1, 1, -1]]), jnp.array([[1.0], [0.3]]), 1e-14
+    found = renormalisation.kept_posterior(jnp.ones(4), phi, noise, y)
+    np.testing.assert_allclose(found.mean, phi.T @ y / (4 + noise), rtol=1e-8)
+    np.testing.assert_allclose(found.variance, 0.5, rtol=1e-8)
+    evidence = -0.5 * jnp.sum(y**2) / 4 - jnp.log(4.0) - jnp.log(2 * jnp.pi)
+    np.testing.assert_allclose(found.log_evidence, evidence, rtol=1e-8)
