@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import gammaln
 
 from fieldprob.kernels.spectra import gegenbauer, series
 from fieldprob.theory.learnability.complexity import sample_complexity
@@ -32,7 +31,7 @@ def log_parity_square(inputs: int) -> float:
 def log_parity_eigenvalue(log_coefficients: Float[Array, " terms"], inputs: int) -> Float[Array, ""]:
     """log λ_d on the sphere, of κ(t) = Σ a_n tⁿ given by log a_n (19).
 
-    >>> round(log_parity_eigenvalue(jnp.asarray(-gammaln(np.arange(20.0) + 1) - 1), 4).item(), 3)
+    >>> round(log_parity_eigenvalue(series.exponential_series(1.0, 20, log_prefactor=-1.0), 4).item(), 3)
     -8.519
     """
     return series.log_eigenvalues(log_coefficients, inputs, inputs + 1)[inputs]
@@ -45,7 +44,7 @@ def log_cube_eigenvalue(log_coefficients: Float[Array, " terms"], inputs: int) -
     The term tⁿ contributes a_n p_n, a positive number: p_n is the probability that n factors x_i x'_i/d, each of a
     random coordinate, make parity, every coordinate an odd number of times. O(terms · inputs).
 
-    >>> exponential = jnp.asarray(-gammaln(np.arange(40.0) + 1) - 1)
+    >>> exponential = series.exponential_series(1.0, 40, log_prefactor=-1.0)
     >>> round((log_cube_eigenvalue(exponential, 4) - (4 * jnp.log(jnp.sinh(0.25)) - 1)).item(), 12)
     0.0
     """
@@ -74,7 +73,7 @@ def _log_odd_probabilities(inputs: int, terms: int) -> Float[Array, " terms"]:
 def parity_sample_complexity(share, ridge, log_coefficients: Float[Array, " terms"], inputs: int) -> Array:
     """ε/(1 - ε) δ / (λ_d φ²): corners needed at least, whichever they are (23).
 
-    >>> round(parity_sample_complexity(0.5, 1.0, jnp.asarray(-gammaln(np.arange(40.0) + 1) - 1), 4).item(), 1)
+    >>> round(parity_sample_complexity(0.5, 1.0, series.exponential_series(1.0, 40, log_prefactor=-1.0), 4).item(), 1)
     667.6
     """
     log_signal = log_parity_eigenvalue(log_coefficients, inputs) + log_parity_square(inputs)
