@@ -133,9 +133,7 @@ def closed_ridge(spectrum: Spectrum, points: Any, noise_variance: Any, cutoffs: 
     check_sizes(points)
     cutoffs = jnp.arange(spectrum.modes + 1) if cutoffs is None else jnp.asarray(cutoffs)
     if not isinstance(cutoffs, Tracer) and not np.all((cutoffs >= 0) & (cutoffs <= spectrum.modes)):
-        raise ValueError(
-            f"cutoffs = {cutoffs}: the spectrum lists {spectrum.modes} eigenspaces, keep 0 to all of them."
-        )
+        raise ValueError(f"cutoffs = {cutoffs}: give numbers of kept eigenspaces, 0 ... {spectrum.modes}.")
     points = jnp.asarray(points, jnp.result_type(float))
     ridge = variance("noise_variance", noise_variance) + spectrum.tail
     value, residual = _closed(spectrum.eigenvalues, spectrum.degeneracies, points, ridge, cutoffs.reshape(-1))
@@ -186,7 +184,7 @@ def _closed(eigenvalues, degeneracies, points, ridge, cutoffs):
 
 
 def _defect(s, args):
-    """Relative to s, for Newton's method a constant: its steps are those on the convex function, its end is relative."""
+    """Relative to s, a constant to Newton's method: the steps are those of the convex function, the end is relative."""
     eigenvalues, weight, points, ridge = args
     return (s - ridge - jnp.sum(weight * eigenvalues * s / (s + points * eigenvalues))) / jax.lax.stop_gradient(s)
 
