@@ -7,6 +7,7 @@ import pytest
 from numpy.polynomial.hermite_e import hermegauss
 
 import fieldprob as fp
+from fieldprob import studyfile
 from fieldprob.kernels import Spectrum, spectra
 from fieldprob.theory import renormalisation
 from fieldprob.theory.learning_curves import effective_ridge, renormalised_ridge
@@ -512,6 +513,15 @@ def test_the_kept_posterior_loses_no_digits_to_a_small_noise():
             "noise_variance has the value -1",
         ),
         (lambda s: renormalisation.split(s, jnp.ones((3, 1)), 1), "one column for each mode"),
+        (
+            lambda s: renormalisation.split(
+                Spectrum(s.eigenvalues, eigenfunctions=lambda X: X),
+                jnp.eye(2),
+                1,
+                kernel=lambda X1, X2: 0.1 * X1 @ X2.T,
+            ),
+            "less the kept modes",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(call, message):
@@ -530,6 +540,7 @@ def test_a_tail_without_its_kernel_is_not_exact(data):
     assert renormalisation.kept(every, task, cutoff=8, ridge="exact").exact
 
 
+@pytest.mark.slow
 def test_the_quadratic_form_of_the_log_evidence_is_that_of_random_data_sets():
     """20 points, 202 Gaussian features, a target along two of them and label noise: within 5 sigma (false alarms 6e-7),
     where the form to leading order is more than 10 off."""
@@ -554,3 +565,31 @@ def test_cumulants_do_not_depend_on_the_means():
     found, moved = (renormalisation.joint_cumulants(kept + mean, shell - mean) for mean in (0.0, 0.15))
     np.testing.assert_allclose(moved.third, found.third, atol=1e-12)
     np.testing.assert_allclose(moved.fourth, found.fourth, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        pytest.param("renormalisation", {"recorded": (0,)}, "recorded", marks=pytest.mark.slow),
+        pytest.param("renormalisation", {"recorded": (9999,)}, "recorded", marks=pytest.mark.slow),
+        pytest.param("renormalisation", {"cutoffs": (0,)}, "cutoffs", marks=pytest.mark.slow),
+        pytest.param(
+            "renormalisation", {"label_noise_variance": -0.1}, "label_noise_variance=-0.1", marks=pytest.mark.slow
+        ),
+        ("replicas", {"noise_variance": -1.0}, "noise_variance=-1"),
+        ("replicas", {"replicas": 0}, "replicas=0"),
+        ("learnability", {"linear_modes": -1}, "linear_modes=-1"),
+    ],
+)
+def test_studies_refuse_options_out_of_range(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        studyfile.find(name).load()(**options)
+
+
+@pytest.mark.parametrize("cutoff", [10.7, True])
+def test_a_cutoff_that_is_no_integer_is_refused(cutoff):
+    from fieldprob.tasks import Population
+
+    spectrum = Spectrum(np.ones(20), coefficients=np.ones(20))
+    with pytest.raises(ValueError, match="integers"):
+        renormalisation.learning_curve(spectrum, Population((50,), NOISE, 0.02), cutoff=cutoff)
