@@ -99,8 +99,8 @@ def _check_features(spectrum: Spectrum, features: Array, K: Array) -> None:
         wrong = np.abs((phi.T * weights) @ phi - np.eye(spectrum.modes)).max()
         if not wrong < _TOLERANCE:
             raise ValueError(f"the eigenfunctions are not orthonormal: averages of products are off by {wrong:.3g}.")
-    K = np.asarray(K)
-    root = np.linalg.cholesky(K + (_ROUNDING * np.trace(K) + np.finfo(K.dtype).tiny) * np.eye(len(K)))
+    shift = _ROUNDING * np.trace(K) + np.finfo(np.float64).tiny
+    root = np.linalg.cholesky(np.asarray(K) + shift * np.eye(len(K)))
     white = solve_triangular(root, np.asarray(features), lower=True)
     share = np.asarray(spectrum.eigenvalues) * np.sum(white**2, axis=0)
     if not share.max() < 1 + _TOLERANCE:
