@@ -109,7 +109,9 @@ def for_this_text(prior, text):
     image, labels = mean_squares(prior, text.windows)
     ridge = text.relative_noise * prior.trace
     value = jnp.asarray(text.points) * jnp.sqrt(image * labels) / (ridge * prior.power)
-    return _bound("bound for this text", value, text, "a bound for any set of windows of the text", "(15)")
+    return _bound(
+        "bound for this text", value, text, "a bound on the average over random sets of windows of the text", "(15)"
+    )
 
 
 def for_any_language(prior, text):
@@ -183,7 +185,9 @@ def study(
         datasets: random data sets of each size.
         seed: of the data sets.
     """
-    if context < 2 or relative_noise <= 0 or positional_variance < 0:
+    if datasets < 1:
+        raise ValueError(f"datasets={datasets}: give one at least.")
+    if context < 2 or not relative_noise > 0 or not positional_variance >= 0:
         raise ValueError(
             f"context={context}, relative_noise={relative_noise:g}, positional_variance={positional_variance:g}: give "
             "a context of at least 2, a positive noise, and no negative variance."

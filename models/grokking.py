@@ -38,10 +38,8 @@ presets = {
     "full": {"width": 200, "draws": 4000, "chains": 8, "jumps": 20},
     "table": {"width": 200, "draws": 1000, "jumps": 20},
     "data": {"system": "network", "width": 50, "data": 1.4, "points": 250},
-    "barrier": {"width": 120, "inputs": 120, "data": 1.1, "draws": 300, "start": "both", "jumps": 20},
-    "paper": {
-        "width": 700, "inputs": 150, "data": 1.1429, "strength": 0.0533333333, "weight_variance": 0.5,
-        "coefficients": (0.0, 1.0, 0.0, -0.3), "points": 3000, "jumps": 40,
+    "barrier": {
+        "width": 120, "inputs": 60, "data": 1.8, "start": "both", "jumps": 60, "draws": 150, "warmup": 80,
     },
     "quadratic": {
         "activation": "relu", "coefficients": (0.0, 1.0, -0.8), "degrees": (4, 6), "data": 1.5, "extent": 8.0,

@@ -300,7 +300,12 @@ def study(
         X, y = inputs_and_labels(data, points, inputs, label_column, rng)
         if X.shape[1] < 3:
             raise ValueError(f"the data have {X.shape[1]} inputs: a sphere needs at least 3; use data='circle' for 2.")
-        X = X / np.linalg.norm(X, axis=1, keepdims=True)
+        lengths = np.linalg.norm(X, axis=1, keepdims=True)
+        if not np.all(lengths > 0):
+            raise ValueError("a point of the data is at their mean, which has no place on a sphere: drop such points.")
+        if linear_modes < 0:
+            raise ValueError(f"linear_modes={linear_modes}: give how many directions are modes, zero or more.")
+        X = X / lengths
         directions = np.linalg.svd(X)[2]
         prior = sphere(kernel, jnp.asarray(directions), linear_modes)
     if y is None:

@@ -224,6 +224,16 @@ def study(
         options["first"] = min(cutoffs)
     population = POPULATIONS[features](**options)
     label_noise = noise_variance if label_noise_variance is None else label_noise_variance
+    listed = population.spectrum.modes
+    if not recorded or not 1 <= min(recorded) <= max(recorded) <= listed:
+        raise ValueError(f"recorded={recorded}: give modes of 1 ... {listed}, 1 the first.")
+    if not cutoffs or not 1 <= min(cutoffs) <= max(cutoffs) <= listed:
+        raise ValueError(f"cutoffs={cutoffs}: give numbers of kept modes, 1 ... {listed}.")
+    if not (noise_variance > 0 and label_noise >= 0):
+        raise ValueError(
+            f"noise_variance={noise_variance:g}, label_noise_variance={label_noise:g}: give a positive ridge, and a "
+            "noise of the labels that is zero or positive."
+        )
     ridges = (*UNIFORM, *(ON_DATA if population.kernel is None else ["first-cumulant"]))
     common = {"points": points, "noise": noise_variance, "cutoffs": cutoffs}
     one = partial(learn, population=population, label_noise=label_noise, ridges=ridges, recorded=recorded, **common)

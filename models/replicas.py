@@ -80,6 +80,11 @@ def study(
         draws: of the prior, for the theory's own average over the outputs.
         seed: of both.
     """
+    if not noise_variance > 0 or not points >= 0 or replicas < 1 or datasets < 2:
+        raise ValueError(
+            f"noise_variance={noise_variance:g}, points={points:g}, replicas={replicas}, datasets={datasets}: give a "
+            "positive noise, points of zero or more, one replica and two data sets at least."
+        )
     common = {"noise": noise_variance, "points": points, "replicas": replicas}
     return fp.Study(
         None,

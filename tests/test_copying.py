@@ -158,3 +158,24 @@ def test_the_study_of_copying_stays_below_its_bounds():
     assert labels == ["bound for this text", "bound for any language", "learned, ±σ over data sets"]
     with pytest.raises(ValueError, match="context=1"):
         load("copying_heads").study(context=1)
+
+
+def test_sequences_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="token -1"):
+        copying.counts([[0, -1]], 3)
+    with pytest.raises(ValueError, match="token nan"):
+        copying.counts([[0.0, np.nan]], 3)
+    with pytest.raises(ValueError, match="one length"):
+        copying.sequence_kernel([[0, 1]], [[0]], 2, 1.0)
+    with pytest.raises(ValueError, match="source = 7"):
+        copying.copying_target([[0, 1]], 7, 3)
+    with pytest.raises(ValueError, match="two at least"):
+        copying.saturated_copying_sample_complexity(0.5, 1.0, 1.0, 1, 5)
+    with pytest.raises(TypeError, match="text is a int"):
+        fp.tasks.text_windows(1, 2, 5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="datasets=0"):
+        load("copying_heads").study(datasets=0)
+
+
+def test_words_keep_their_accents():
+    assert fp.tasks.text_windows(1, 2, "café caf café").ravel().tolist() == [1, 0, 1]

@@ -8,7 +8,7 @@ from jax.scipy.special import gammaln
 from sklearn.datasets import load_digits
 
 import fieldprob as fp
-from fieldprob.kernels import Spectrum
+from fieldprob.kernels import Spectrum, spectra
 from fieldprob.theory import learnability as lb
 from tests.test_models import load
 
@@ -230,3 +230,28 @@ def test_linear_and_cubic_targets_on_anisotropic_data():
     draws = np.asarray(draws)
     printed = np.array([[0.9101, 0.2720], [0.977, 0.408]])
     assert np.all(np.abs(draws.mean(0) - printed) < 3 * draws.std(0, ddof=1) + 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("eigenfunctions", "message"),
+    [
+        (lambda X: jnp.sqrt(2) * jnp.cos(X), "one column for each mode"),
+        (lambda X: 2 * jnp.concatenate([jnp.cos(X), jnp.sin(X)], axis=1), "exceeds the kernel on the data"),
+        (lambda X: jnp.nan * jnp.concatenate([jnp.cos(X), jnp.sin(X)], axis=1), "NaN"),
+    ],
+)
+def test_features_that_are_no_eigenfunctions_are_refused(eigenfunctions, message):
+    """Of k = cos(x - x'): one column for two eigenvalues; functions of norm two; none at all."""
+    prior = lb.KernelSpectrum(lambda X1, X2: jnp.cos(X1 - X2.T), Spectrum([0.5, 0.5], eigenfunctions=eigenfunctions))
+    with pytest.raises(ValueError, match=message):
+        lb.predictions.saturated(prior, fp.Task(np.arange(4.0)[:, None], np.zeros(4), 0.1))
+
+
+def test_a_spectrum_whose_functions_are_not_normalised_on_its_measure_is_refused():
+    circle = spectra.circle(jnp.array([0.5, 0.2]))
+    half = Spectrum(
+        circle.eigenvalues, eigenfunctions=lambda X: circle.eigenfunctions(X) / 2, quadrature=circle.quadrature
+    )
+    prior = lb.KernelSpectrum(lambda X1, X2: 0.5 + 0.4 * jnp.cos(X1 - X2.T), half)
+    with pytest.raises(ValueError, match="orthonormal"):
+        lb.predictions.saturated(prior, fp.Task(np.arange(4.0)[:, None], np.zeros(4), 0.1))

@@ -373,3 +373,20 @@ def test_parity_on_twelve_bits():
     """F4 full: 4096 corners."""
     whole, saturated = parity_learned(12)
     np.testing.assert_allclose(whole, saturated, rtol=1e-5)
+
+
+def test_parity_on_the_cube_of_a_slowly_decaying_series():
+    """0.01 / (1 - 0.99 t), of which terms beyond n = 225 are a tenth of the eigenvalue."""
+    corners = np.array([1, 1 / 3, -1 / 3, -1])
+    exact = np.array([1, -3, 3, -1]) @ (0.01 / (1 - 0.99 * corners)) / 8
+    found = lb.log_cube_eigenvalue(jnp.log(0.01) + jnp.log(0.99) * jnp.arange(5000.0), 3)
+    np.testing.assert_allclose(jnp.exp(found), exact, rtol=1e-12)
+
+
+def test_targets_and_shares_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="harmonic in 5 dimensions"):
+        lb.on_sphere(exponential, 20, [lb.Harmonic(jnp.eye(1, 5))])
+    with pytest.raises(ValueError, match="not orthonormal"):
+        lb.Harmonic(jnp.full((1, 3), jnp.nan))
+    with pytest.raises(ValueError, match=r"share = 1\.5"):
+        lb.sample_complexity(1.5, 1.0, 0.1)

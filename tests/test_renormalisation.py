@@ -7,6 +7,7 @@ import pytest
 from numpy.polynomial.hermite_e import hermegauss
 
 import fieldprob as fp
+from fieldprob import studyfile
 from fieldprob.kernels import Spectrum, spectra
 from fieldprob.theory import renormalisation
 from fieldprob.theory.learning_curves import effective_ridge, renormalised_ridge
@@ -471,3 +472,136 @@ def test_learnability_from_draws():
     np.testing.assert_allclose(found, 1 - draws.reshape(-1, 3).var(axis=0, ddof=1), rtol=1e-12)
     with pytest.raises(ValueError, match="never learned"):
         fp.statistics.mode_learnability(draws, np.array([1.0, 0.0, 1.0]))
+
+
+# --- the last digits --------------------------------------------------------------------------------------------------
+
+
+def test_closed_ridges_far_below_the_trace_solve_their_equation():
+    """Exponential eigenvalues and no noise: roots below 1e-15 of the trace."""
+    eigenvalues = np.exp(-np.arange(60.0))
+    found = np.asarray(renormalisation.closed_ridge(Spectrum(eigenvalues), 50, 0.0))
+    for cutoff, s in enumerate(found[:10]):
+        np.testing.assert_allclose(np.sum(eigenvalues[cutoff:] / (s + 50 * eigenvalues[cutoff:])), 1.0, rtol=1e-12)
+    assert np.all(found[10:] == 0)  # no more modes than points
+
+
+def test_modes_of_eigenvalue_zero_are_not_learned_and_add_nothing_without_noise():
+    spectrum = Spectrum([1.0, 0.5, 0.0])
+    np.testing.assert_allclose(renormalisation.contraction(spectrum, 2, jnp.zeros(4)), [1.0, 0.5, 0.0, 0.0], rtol=1e-12)
+    found, pullback = jax.vjp(lambda x: renormalisation.cutoff(Spectrum(x), 2, 0.0).learnability, spectrum.eigenvalues)
+    np.testing.assert_allclose(found, [2 / 2.5, 1, 0], rtol=1e-12)
+    assert jnp.all(jnp.isfinite(pullback(jnp.ones(3))[0]))
+
+
+def test_the_kept_posterior_loses_no_digits_to_a_small_noise():
+    """An orthogonal design with more modes than points, where everything is a ratio."""
+    phi, y, noise = jnp.array([[1.0, 1, 1, 1], [1, -1, 1, -1]]), jnp.array([[1.0], [0.3]]), 1e-14
+    found = renormalisation.kept_posterior(jnp.ones(4), phi, noise, y)
+    np.testing.assert_allclose(found.mean, phi.T @ y / (4 + noise), rtol=1e-8)
+    np.testing.assert_allclose(found.variance, 0.5, rtol=1e-8)
+    evidence = -0.5 * jnp.sum(y**2) / 4 - jnp.log(4.0) - jnp.log(2 * jnp.pi)
+    np.testing.assert_allclose(found.log_evidence, evidence, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: renormalisation.closed_ridge(s, 10, float("nan")), "noise_variance = nan"),
+        (lambda s: renormalisation.closed_ridge(s, -3, 0.1), "points = -3"),
+        (lambda s: renormalisation.closed_ridge(s, 3, 0.1, jnp.array([-1, 5])), r"0 \.\.\. 2"),
+        (lambda s: renormalisation.leading_ridge(s, -1.0), "noise_variance = -1"),
+        (lambda s: renormalisation.local_ridge(s, -3, 0.1), "points = -3"),
+        (lambda s: renormalisation.cutoff(s, 3, 0.1, -1), "threshold = -1"),
+        (lambda s: renormalisation.average_log_evidence(s, 3, 0.1, -3.0), "label_noise_variance = -3"),
+        (lambda s: renormalisation.average_log_evidence(s, 3, 0.0), "the data determine every mode"),
+        (lambda s: renormalisation.functional_flow(s.eigenvalues, jnp.ones((3, 2)), 0.0, 1), "noise has the value 0"),
+        (lambda s: renormalisation.harmonic_ridge(s, 3, [0.3, float("nan")]), "ridges has the value nan"),
+        (lambda s: renormalisation.mode_mixing(s.eigenvalues, jnp.eye(2), jnp.ones(2), 3, -0.1, bare=True), "-0.1"),
+        (
+            lambda s: renormalisation.replicated_partition_function(
+                jnp.ones(2), s.eigenvalues, -1.0, 2.0, 1, draws=10, key=jax.random.key(0)
+            ),
+            "noise_variance has the value -1",
+        ),
+        (lambda s: renormalisation.split(s, jnp.ones((3, 1)), 1), "one column for each mode"),
+        (
+            lambda s: renormalisation.split(
+                Spectrum(s.eigenvalues, eigenfunctions=lambda X: X),
+                jnp.eye(2),
+                1,
+                kernel=lambda X1, X2: 0.1 * X1 @ X2.T,
+            ),
+            "less the kept modes",
+        ),
+    ],
+)
+def test_arguments_out_of_range_are_refused(call, message):
+    spectrum = Spectrum([1.0, 0.5], coefficients=[1.0, 0.5], eigenfunctions=lambda X: X[:, :1])
+    with pytest.raises(ValueError, match=message):
+        call(spectrum)
+
+
+def test_a_tail_without_its_kernel_is_not_exact(data):
+    """It becomes white noise, and the prediction says so."""
+    spectrum, task = data
+    found = renormalisation.kept(spectrum, task, cutoff=8, ridge="exact")
+    assert not found.exact
+    assert "white" in found.order
+    every = Spectrum(spectrum.eigenvalues, eigenfunctions=spectrum.eigenfunctions)
+    assert renormalisation.kept(every, task, cutoff=8, ridge="exact").exact
+
+
+@pytest.mark.slow
+def test_the_quadratic_form_of_the_log_evidence_is_that_of_random_data_sets():
+    """20 points, 202 Gaussian features, a target along two of them and label noise: within 5 sigma (false alarms 6e-7),
+    where the form to leading order is more than 10 off."""
+    rng = np.random.default_rng(0)
+    eigenvalues, y = np.r_[1.0, 0.5, 0.5, 0.3 * np.arange(1.0, 200) ** -1.5], np.r_[0.2, 0.0, 0.1, np.zeros(199)]
+    phi = rng.normal(size=(2000, 20, 202))
+    R = np.linalg.inv((phi * eigenvalues) @ phi.transpose(0, 2, 1) + 0.08 * np.eye(20))
+    labels = phi @ y
+    sampled = np.einsum("ai,aij,aj->a", labels, R, labels) + 0.4 * np.trace(R, axis1=1, axis2=2)
+    spectrum = Spectrum(
+        [1.0, 0.5, *eigenvalues[3:]], [1, 2, *np.ones(199)], coefficients=[0.2, 0.1, *np.zeros(199)], tail=0.03
+    )
+    evidence = renormalisation.average_log_evidence(spectrum, 20.0, 0.05, 0.4)
+    found = -2 * evidence - renormalisation.log_determinant(spectrum, 20.0, 0.05) - 20 * jnp.log(2 * jnp.pi)
+    r, error = effective_ridge(spectrum, 20.0, 0.05), sampled.std(ddof=1) / 2000**0.5
+    leading = 20 * (0.04 / (r + 20) + 0.01 / (r + 10) + 0.4 / r)
+    assert abs(found - sampled.mean()) < 5 * error < 10 * error < abs(leading - sampled.mean())
+
+
+def test_cumulants_do_not_depend_on_the_means():
+    kept, shell = jax.random.normal(jax.random.key(0), (2, 200, 1))
+    found, moved = (renormalisation.joint_cumulants(kept + mean, shell - mean) for mean in (0.0, 0.15))
+    np.testing.assert_allclose(moved.third, found.third, atol=1e-12)
+    np.testing.assert_allclose(moved.fourth, found.fourth, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        pytest.param("renormalisation", {"recorded": (0,)}, "recorded", marks=pytest.mark.slow),
+        pytest.param("renormalisation", {"recorded": (9999,)}, "recorded", marks=pytest.mark.slow),
+        pytest.param("renormalisation", {"cutoffs": (0,)}, "cutoffs", marks=pytest.mark.slow),
+        pytest.param(
+            "renormalisation", {"label_noise_variance": -0.1}, "label_noise_variance=-0.1", marks=pytest.mark.slow
+        ),
+        ("replicas", {"noise_variance": -1.0}, "noise_variance=-1"),
+        ("replicas", {"replicas": 0}, "replicas=0"),
+        ("learnability", {"linear_modes": -1}, "linear_modes=-1"),
+    ],
+)
+def test_studies_refuse_options_out_of_range(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        studyfile.find(name).load()(**options)
+
+
+@pytest.mark.parametrize("cutoff", [10.7, True])
+def test_a_cutoff_that_is_no_integer_is_refused(cutoff):
+    from fieldprob.tasks import Population
+
+    spectrum = Spectrum(np.ones(20), coefficients=np.ones(20))
+    with pytest.raises(ValueError, match="integers"):
+        renormalisation.learning_curve(spectrum, Population((50,), NOISE, 0.02), cutoff=cutoff)

@@ -23,9 +23,9 @@ def mode_learnability(
     >>> mode_learnability(np.array([[[0.5], [-0.5]]]), np.array([1.0])).ravel().tolist()
     [0.5, 0.5]
     """
-    shape = np.shape(draws)
-    n = shape[0] * shape[1]
-    if n < 2:
+    draws = np.asarray(draws)
+    shape = draws.shape
+    if len(shape) < 3 or (n := shape[0] * shape[1]) < 2:
         raise ValueError(f"draws has shape {shape}: a variance takes two draws, (chains, draws, ..., modes)")
     if np.shape(eigenvalues) != shape[-1:] or not np.all(np.asarray(eigenvalues) > 0):
         raise ValueError(

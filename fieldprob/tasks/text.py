@@ -26,12 +26,14 @@ def text_windows(context: int, vocabulary: int, text: str | None = None) -> np.n
 
     Raises:
         TypeError, ValueError: arguments that are no such numbers; a text with fewer words than the context, or fewer
-            different ones than the vocabulary.
+            different ones than the vocabulary less one.
 
     >>> text_windows(3, 2, "the cat and the dog and the bird").tolist()[:2]
     [[1, 0, 0], [0, 0, 1]]
     """
     context, vocabulary = count("context", context), count("vocabulary", vocabulary, minimum=2)
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}: give a string.")
     words = _words(_topics() if text is None else text)
     ranking = [word for word, _ in Counter(words).most_common(vocabulary - 1)]
     if len(ranking) < vocabulary - 1:
@@ -85,7 +87,7 @@ def copying(
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+", text.lower())
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 @cache

@@ -1,16 +1,22 @@
 """How many points a share ε of a target needs at least: the bounds of `bounds` solved for the number of points.
 
 `mean_square` is E_D φ², the mean of the squared eigenfunction over the data (1 for data from q itself). The ridge is
-not divided by the number of points.
+not divided by the number of points. A share of one takes infinitely many.
 """
+
+from jax.core import Tracer
 
 
 def sample_complexity(share, ridge, eigenvalue, mean_square=1.0):
     """ε/(1 - ε) δ / (λ E_D φ²) (06, (8)): the points that a share ε of an eigenfunction needs at least.
 
+    Raises ValueError for a share that is not between 0 and 1.
+
     >>> round(sample_complexity(0.5, 1.0, 0.01), 9)
     100.0
     """
+    if not isinstance(share, Tracer) and not 0 < share < 1:
+        raise ValueError(f"share = {share}: give a learnability between 0 and 1.")
     return share / (1 - share) * linear_sample_complexity(1.0, ridge, eigenvalue, mean_square)
 
 

@@ -17,11 +17,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
 
 from fieldprob.theory.learnability.complexity import sample_complexity
 
 _BATCH = 64  # sequences compared at once with all others
+
+
+def token_array(X: Any, vocabulary: int) -> Int[Array, "points context"]:
+    """Sequences as integers. Raises ValueError for tokens that are not among 0 ... vocabulary - 1; unless traced.
+
+    >>> token_array([[0.0, 2.0]], 2)
+    Traceback (most recent call last):
+    ValueError: X has the token 2: give integers of 0 ... 1, the vocabulary.
+    """
+    X = jnp.asarray(X)
+    if not isinstance(X, Tracer):
+        array = np.asarray(X)
+        wrong = array[~((array >= 0) & (array < vocabulary) & (array == np.round(array)))]
+        if wrong.size:
+            raise ValueError(f"X has the token {wrong[0]:g}: give integers of 0 ... {vocabulary - 1}, the vocabulary.")
+    return X.astype(int)
 
 
 def counts(X: Any, vocabulary: int) -> Float[Array, "points vocabulary"]:
@@ -30,7 +48,7 @@ def counts(X: Any, vocabulary: int) -> Float[Array, "points vocabulary"]:
     >>> counts(jnp.array([[0, 2, 2]]), 3).tolist()
     [[1.0, 0.0, 2.0]]
     """
-    tokens = jnp.asarray(X, int)
+    tokens = token_array(X, vocabulary)
     rows = jnp.arange(tokens.shape[0])[:, None]
     return jnp.zeros((tokens.shape[0], vocabulary)).at[rows, tokens].add(1.0)
 
@@ -41,7 +59,9 @@ def sequence_kernel(X1: Any, X2: Any, vocabulary: int, positional_variance: Any)
     >>> sequence_kernel(jnp.array([[0, 1]]), jnp.array([[0, 1], [1, 0]]), 2, 1.0).round(12).tolist()
     [[0.25, 0.125]]
     """
-    first, second = jnp.asarray(X1, int), jnp.asarray(X2, int)
+    first, second = token_array(X1, vocabulary), token_array(X2, vocabulary)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"contexts of {first.shape[1]} and {second.shape[1]} tokens: give sequences of one length.")
     n, n_ = counts(first, vocabulary), counts(second, vocabulary)
 
     def row(sequence):
@@ -76,8 +96,15 @@ def copying_target(X: Any, source: int, vocabulary: int) -> Float[Array, "points
     >>> copying_target(jnp.array([[0, 1]]), 0, 2).tolist()
     [[0.5, -0.5]]
     """
-    tokens = jnp.asarray(X, int)
+    tokens = _with_source(X, source, vocabulary)
     return jax.nn.one_hot(tokens[:, source], vocabulary) - counts(tokens, vocabulary) / tokens.shape[1]
+
+
+def _with_source(X, source, vocabulary):
+    tokens = token_array(X, vocabulary)
+    if not 0 <= source < tokens.shape[1]:
+        raise ValueError(f"source = {source} is not in the context: give a position of 0 ... {tokens.shape[1] - 1}.")
+    return tokens
 
 
 def copying_power(context: int, vocabulary: int) -> float:
@@ -104,7 +131,7 @@ def copying_image(X: Any, source: int, vocabulary: int, positional_variance: Any
     >>> bool(jnp.all(copying_image(jnp.array([[0, 1]]), 0, 2, 0.0) == 0))     # no positions, nothing to copy by
     True
     """
-    tokens, s = jnp.asarray(X, int), positional_variance
+    tokens, s = _with_source(X, source, vocabulary), positional_variance
     L, V = tokens.shape[1], vocabulary
     n = counts(tokens, V)
     at_source = jnp.take_along_axis(n, tokens[:, source : source + 1], axis=1)
@@ -142,5 +169,7 @@ def saturated_copying_sample_complexity(share, ridge, trace, context: int, vocab
     >>> saturated_copying_sample_complexity(0.5, 1.0, 1.0, context=8, vocabulary=2)
     2.0
     """
+    if context < 2:
+        raise ValueError(f"context = {context}: copying one token of a context needs two at least.")
     mean_square = largest_copying_square(context) / copying_power(context, vocabulary)
     return sample_complexity(share, ridge, trace / ((context - 1) * (vocabulary - 1)), mean_square)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import gammaln
 
 from fieldprob.kernels.spectra import gegenbauer, series
 from fieldprob.theory.learnability.complexity import sample_complexity
@@ -32,7 +31,7 @@ def log_parity_square(inputs: int) -> float:
 def log_parity_eigenvalue(log_coefficients: Float[Array, " terms"], inputs: int) -> Float[Array, ""]:
     """log λ_d on the sphere, of κ(t) = Σ a_n tⁿ given by log a_n (19).
 
-    >>> round(log_parity_eigenvalue(jnp.asarray(-gammaln(np.arange(20.0) + 1) - 1), 4).item(), 3)
+    >>> round(log_parity_eigenvalue(series.exponential_series(1.0, 20, log_prefactor=-1.0), 4).item(), 3)
     -8.519
     """
     return series.log_eigenvalues(log_coefficients, inputs, inputs + 1)[inputs]
@@ -42,36 +41,39 @@ def log_parity_eigenvalue(log_coefficients: Float[Array, " terms"], inputs: int)
 def log_cube_eigenvalue(log_coefficients: Float[Array, " terms"], inputs: int) -> Float[Array, ""]:
     """log of parity's eigenvalue on the uniform measure of all 2^d corners, without the alternating sum of (24).
 
-    The term tⁿ contributes a_n n! d^-n [zⁿ] (sinh z)^d, a positive number: how often n factors x_i x'_i/d make parity.
+    The term tⁿ contributes a_n p_n, a positive number: p_n is the probability that n factors x_i x'_i/d, each of a
+    random coordinate, make parity, every coordinate an odd number of times. O(terms · inputs).
 
-    >>> exponential = jnp.asarray(-gammaln(np.arange(40.0) + 1) - 1)
+    >>> exponential = series.exponential_series(1.0, 40, log_prefactor=-1.0)
     >>> round((log_cube_eigenvalue(exponential, 4) - (4 * jnp.log(jnp.sinh(0.25)) - 1)).item(), 12)
     0.0
     """
-    terms = len(log_coefficients)
-    if terms <= inputs:
-        return jnp.asarray(-jnp.inf)
-    n = inputs + 2.0 * np.arange((terms - inputs + 1) // 2)
-    with np.errstate(divide="ignore"):  # coefficients below the smallest float
-        log_factors = gammaln(n + 1) - n * log(inputs) + np.log(_sinh_power(inputs, len(n)))
-    return jax.nn.logsumexp(log_coefficients[inputs::2] + log_factors)
+    return jax.nn.logsumexp(log_coefficients + _log_odd_probabilities(inputs, len(log_coefficients)))
 
 
-def _sinh_power(power: int, terms: int) -> np.ndarray:
-    """Coefficients of (sinh z / z)^power in z², by repeated squaring: all positive, so that nothing cancels."""
-    base = np.exp(-gammaln(2.0 * np.arange(terms) + 2))
-    result = np.eye(1, terms)[0]
-    while power:
-        if power & 1:
-            result = np.convolve(result, base)[:terms]
-        base, power = np.convolve(base, base)[:terms], power >> 1
-    return result
+def _log_odd_probabilities(inputs: int, terms: int) -> Float[Array, " terms"]:
+    """log p_n, n = 0, 1, ...: that after n draws of one of d coordinates each was drawn an odd number of times.
+
+    The number m of those drawn an odd number of times is Ehrenfest's chain: one more with probability 1 - m/d, else one
+    less. In logarithms, since p_d = d!/d^d.
+    """
+    m = np.arange(inputs + 1.0)
+    with np.errstate(divide="ignore"):
+        start, up, down = (jnp.asarray(np.log(x)) for x in (1.0 * (m == 0), 1 - m / inputs, m / inputs))
+    never = jnp.full(1, -jnp.inf)
+
+    def draw(log_p, _):
+        more = jnp.concatenate([never, (log_p + up)[:-1]])
+        less = jnp.concatenate([(log_p + down)[1:], never])
+        return jnp.logaddexp(more, less), log_p[-1]
+
+    return jax.lax.scan(draw, start, length=terms)[1]
 
 
 def parity_sample_complexity(share, ridge, log_coefficients: Float[Array, " terms"], inputs: int) -> Array:
     """ε/(1 - ε) δ / (λ_d φ²): corners needed at least, whichever they are (23).
 
-    >>> round(parity_sample_complexity(0.5, 1.0, jnp.asarray(-gammaln(np.arange(40.0) + 1) - 1), 4).item(), 1)
+    >>> round(parity_sample_complexity(0.5, 1.0, series.exponential_series(1.0, 40, log_prefactor=-1.0), 4).item(), 1)
     667.6
     """
     log_signal = log_parity_eigenvalue(log_coefficients, inputs) + log_parity_square(inputs)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from fieldprob.prediction import Kind, Prediction
@@ -42,7 +43,7 @@ def exact_overlap(prior: Any, task: Any) -> Prediction:
     return Prediction(
         theory="exact overlap",
         mean={"mode_coefficient": overlap, "mode_learnability": L},
-        variance={"mode_coefficient": s.eigenvalues * (1 - L)},
+        variance={"mode_coefficient": s.eigenvalues * jnp.maximum(1 - L, 0.0)},
         exact=True,
         order="exact for any data",
         source="theory 06, (3), (4)",
@@ -80,10 +81,16 @@ def heuristic(prior: Any, task: Any, *, added_ridge: Any) -> Prediction:
     Args:
         prior, task: as in `exact_overlap`.
         added_ridge: one number, or one for each mode: the Taylor coefficients beyond its degree.
+
+    Raises TypeError and ValueError as `setting`, and for a ridge that is negative.
     """
-    s = setting("heuristic estimate, not a bound", prior, task)
-    value = bounds.saturated_bound(s.eigenvalues, s.features, s.ridge + jnp.asarray(added_ridge))
-    return _of_learnability("heuristic estimate, not a bound", value, "value", "nearly orthogonal data", "(11)", prior)
+    name = "heuristic estimate, not a bound"
+    s = setting(name, prior, task)
+    ridge = s.ridge + jnp.asarray(added_ridge)
+    if not isinstance(ridge, Tracer) and not jnp.all((ridge >= s.ridge) & jnp.isfinite(ridge)):
+        raise ValueError(f"added_ridge = {added_ridge}: give a sum of Taylor coefficients, zero or positive.")
+    value = bounds.saturated_bound(s.eigenvalues, s.features, ridge)
+    return _of_learnability(name, value, "value", "nearly orthogonal data", "(11)", prior)
 
 
 def _rest(s: Setting) -> Array:

@@ -4,12 +4,18 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
+from scipy.linalg import solve_triangular
 
-from fieldprob.gp.checks import check_covariance
+from fieldprob.gp.checks import check_covariance, check_finite
 from fieldprob.kernels import Spectrum
 from fieldprob.networks.regression import check_values_only
 from fieldprob.theory.precision import require_float64
+
+_ROUNDING = 1e-7  # of a kernel matrix, relative to its trace
+_TOLERANCE = 1e-3  # of eigenfunctions and eigenvalues, which may be found by quadrature
 
 
 class KernelSpectrum(eqx.Module):
@@ -51,7 +57,8 @@ def setting(theory: str, prior: Any, task: Any) -> Setting:
 
     Raises:
         TypeError: prior is no `KernelSpectrum`, or task holds no data.
-        ValueError: float32; several outputs; noise that differs between points or is zero; a kernel that is none.
+        ValueError: float32; several outputs; noise that differs between points or is zero; a kernel that is none;
+            eigenfunctions that are not one for each mode, not orthonormal, or too large for the kernel.
     """
     if not isinstance(prior, KernelSpectrum):
         raise TypeError(f"prior is a {type(prior).__name__}: theory {theory!r} needs a learnability.KernelSpectrum.")
@@ -69,4 +76,36 @@ def setting(theory: str, prior: Any, task: Any) -> Setting:
         raise ValueError(f"kernel gave a matrix of shape {K.shape} for {task.points} points: give kernel(X1, X2).")
     check_covariance("kernel", K)
     features = jnp.asarray(prior.spectrum.eigenfunctions(task.X))
+    _check_features(prior.spectrum, features, K)
     return Setting(prior.spectrum.eigenvalues, features, K, ridge, task.y[:, 0])
+
+
+def _check_features(spectrum: Spectrum, features: Array, K: Array) -> None:
+    """Raises ValueError if the features are no eigenfunctions: where the spectrum can tell, or the kernel on the data.
+
+    K - λ φ φᵀ is the kernel of the other modes, so that λ φᵀ (K + ε)⁻¹ φ is below one.
+    """
+    if features.shape != (K.shape[0], spectrum.modes):
+        raise ValueError(
+            f"the eigenfunctions gave shape {features.shape} for {K.shape[0]} points and {spectrum.modes} eigenvalues: "
+            "give (points, modes), one column for each mode."
+        )
+    if any(isinstance(array, Tracer) for array in (features, K, spectrum.eigenvalues)):
+        return
+    check_finite("the eigenfunctions on the data", features)
+    if spectrum.quadrature is not None:
+        nodes, weights = spectrum.quadrature
+        phi = np.asarray(spectrum.eigenfunctions(nodes))
+        wrong = np.abs((phi.T * weights) @ phi - np.eye(spectrum.modes)).max()
+        if not wrong < _TOLERANCE:
+            raise ValueError(f"the eigenfunctions are not orthonormal: averages of products are off by {wrong:.3g}.")
+    shift = _ROUNDING * np.trace(K) + np.finfo(np.float64).tiny
+    root = np.linalg.cholesky(np.asarray(K) + shift * np.eye(len(K)))
+    white = solve_triangular(root, np.asarray(features), lower=True)
+    share = np.asarray(spectrum.eigenvalues) * np.sum(white**2, axis=0)
+    if not share.max() < 1 + _TOLERANCE:
+        mode = int(share.argmax())
+        raise ValueError(
+            f"mode {spectrum.labels[mode]!r} alone exceeds the kernel on the data, by a factor of {share[mode]:.3g}: "
+            "are the eigenfunctions normalised on a probability measure, the eigenvalues those of this kernel?"
+        )

@@ -40,7 +40,7 @@ class Harmonic(eqx.Module):
         if isinstance(self.directions, Tracer):
             return
         gram = np.asarray(self.directions @ self.directions.T)
-        if np.abs(gram - np.eye(len(gram))).max() > 1e-6:
+        if not np.abs(gram - np.eye(len(gram))).max() <= 1e-6:
             raise ValueError(
                 "directions are not orthonormal: give orthogonal unit vectors, as the rows of a QR factor."
             )
@@ -112,10 +112,17 @@ def on_sphere(
         log_coefficients: log a_n of κ(t) = Σ a_n tⁿ: eigenvalues are then sums of positive numbers, which high degrees
             need (`spectra.sphere_series`).
 
+    Raises ValueError for a `Harmonic` on a sphere of another dimension.
+
     >>> prior = on_sphere(lambda t: jnp.exp(t - 1), 20, [Harmonic(jnp.eye(1, 20)), Harmonic(jnp.eye(3, 20))])
     >>> prior.spectrum.eigenvalues.round(6).tolist(), prior.spectrum.degeneracies.tolist()
     ([0.018816, 3.6e-05], [20.0, 1520.0])
     """
+    for target in targets:
+        if isinstance(target, Harmonic) and target.directions.shape[1] != inputs:
+            raise ValueError(
+                f"inputs = {inputs}, but a target is a harmonic in {target.directions.shape[1]} dimensions."
+            )
     degrees = [target.degree for target in targets]
     if log_coefficients is not None:
         values = spectra.sphere_series(log_coefficients, inputs, modes=max(degrees) + 1).eigenvalues

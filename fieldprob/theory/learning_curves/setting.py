@@ -111,3 +111,17 @@ def variance(name: str, value: Any) -> Array:
     if not isinstance(array, Tracer) and not (np.isfinite(array) and array >= 0):
         raise ValueError(f"{name} = {float(array):g} must be finite, zero or positive: it is a variance.")
     return array
+
+
+def check_positive(name: str, values: Any) -> None:
+    """Raises ValueError unless every one of `values` is finite and above zero. Traced ones are not checked.
+
+    >>> check_positive("noise", np.array([0.5, -1.0]))
+    Traceback (most recent call last):
+    ValueError: noise has the value -1: give finite ones above zero.
+    """
+    if isinstance(values, Tracer):
+        return
+    wrong = np.asarray(values)[~(np.isfinite(values) & (np.asarray(values) > 0))]
+    if wrong.size:
+        raise ValueError(f"{name} has the value {wrong[0]:g}: give finite ones above zero.")

@@ -89,6 +89,8 @@ def learning_curve(spectrum: Spectrum, task: Any, *, cutoff: Any, ridge: str = "
     [1.01, 1.02]
     """
     s = setting("kept modes", spectrum, task)
+    if not np.issubdtype(np.asarray(cutoff).dtype, np.integer):
+        raise ValueError(f"cutoff = {cutoff}: give numbers of eigenspaces, integers.")
     cutoffs = np.broadcast_to(np.asarray(cutoff), (len(s.sizes),))
     curves = []
     for size, kept in zip(s.sizes, cutoffs, strict=True):

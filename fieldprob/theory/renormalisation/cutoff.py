@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from fieldprob.kernels import Spectrum
+from fieldprob.theory.learning_curves.setting import check_sizes
 from fieldprob.theory.renormalisation.flows import leading_ridge
 
 
@@ -30,15 +32,20 @@ def cutoff(spectrum: Spectrum, points: Any, noise_variance: Any, threshold: Any 
         points, noise_variance: of the regression.
         threshold: T, between 0 and 1.
 
+    Raises ValueError for arguments out of range.
+
     >>> from fieldprob.kernels import spectra
     >>> found = cutoff(spectra.power_law(2.0, modes=600), 100, 0.05)
     >>> int(found.kept), bool(found.exists)
     (126, True)
     """
+    check_sizes(points)
+    if not isinstance(threshold, Tracer) and not 0 < threshold < 1:
+        raise ValueError(f"threshold = {threshold}: give a learnability between 0 and 1.")
     P = jnp.asarray(points, jnp.result_type(float))
     ridge = leading_ridge(spectrum, noise_variance)[1:]
-    learnability = P * spectrum.eigenvalues / jnp.where(ridge + P > 0, ridge + P * spectrum.eigenvalues, 1.0)
+    positive = spectrum.eigenvalues > 0
+    learnability = P * spectrum.eigenvalues / jnp.where(positive, ridge + P * spectrum.eigenvalues, 1.0)
     learned = learnability >= threshold
-    kept = jnp.max(jnp.where(learned, jnp.arange(1, spectrum.modes + 1), 0))
-    positive = jnp.max(jnp.where(spectrum.eigenvalues > 0, jnp.arange(1, spectrum.modes + 1), 0))
-    return Cutoff(kept, kept < positive, learnability)
+    kept, last = (jnp.max(jnp.where(where, jnp.arange(1, spectrum.modes + 1), 0)) for where in (learned, positive))
+    return Cutoff(kept, kept < last, learnability)

@@ -3,16 +3,24 @@
     E log det(K + k2) = sum of g log(1 + P lambda / r) + P log r + P k2 / r - P + (1/2) log(1 - gamma),
 
 with the effective ridge r and gamma = sum of g P lambda^2 / (r + P lambda)^2; the last term, of order one, may be left
-out. Targets sum of y_k phi_k and label noise s2 add E y^T (K + k2)^-1 y = P [sum of y_k^2 / (r + P lambda_k) + s2 / r].
+out. With the resolvent R = (K + k2)^-1, targets sum of y_k phi_k and label noise s2 add
+
+    E y^T R y = sum of y_k^2 E phi_k^T R phi_k + s2 E tr R,
+
+since Gaussian features average R between different modes to zero; and these are derivatives of E log det(K + k2), by
+lambda_k (over g_k) and by k2. Without the correction they are P / (r + P lambda_k) and P / r.
 """
 
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fieldprob.kernels import Spectrum
 from fieldprob.theory.learning_curves import effective_ridge
+from fieldprob.theory.learning_curves.setting import variance
 
 
 def log_determinant(
@@ -49,16 +57,21 @@ def average_log_evidence(
         noise_variance: of the model.
         label_noise_variance: of the labels in truth; that of the model unless given.
 
-    Raises ValueError without a target, and as `effective_ridge`.
+    Raises ValueError without a target, for noises that are no variances, and as `effective_ridge`.
 
     >>> spectrum = Spectrum([1.0], coefficients=[1.0])
     >>> value = average_log_evidence(spectrum, 1, 1.0)             # E y^2 / (1 + z^2) = 1 for a target from the prior
     >>> round((-2 * value - log_determinant(spectrum, 1, 1.0) - jnp.log(2 * jnp.pi)).item(), 12)
     1.0
     """
-    r = effective_ridge(spectrum, points, noise_variance)
-    P = jnp.asarray(points, r.dtype)
-    label_noise = noise_variance if label_noise_variance is None else label_noise_variance
-    seen = spectrum.required_coefficients() ** 2 / (r[..., None] + P[..., None] * spectrum.eigenvalues)
-    quadratic = P * (jnp.sum(seen, axis=-1) + (label_noise + spectrum.target_tail) / r)
-    return -0.5 * (quadratic + log_determinant(spectrum, points, noise_variance) + P * jnp.log(2 * jnp.pi))
+    noise = variance("noise_variance", noise_variance)
+    label_noise = noise if label_noise_variance is None else variance("label_noise_variance", label_noise_variance)
+    effective_ridge(spectrum, points, noise)  # raises, as it does not where it is differentiated
+    powers = spectrum.required_coefficients() ** 2 / spectrum.degeneracies
+
+    def log_det(eigenvalues, noise):
+        return log_determinant(eqx.tree_at(lambda s: s.eigenvalues, spectrum, eigenvalues), points, noise)
+
+    of_target = powers, label_noise + spectrum.target_tail
+    value, quadratic = jax.jvp(log_det, (spectrum.eigenvalues, noise), of_target)
+    return -0.5 * (quadratic + value + jnp.asarray(points, value.dtype) * jnp.log(2 * jnp.pi))

@@ -25,7 +25,9 @@ from jaxtyping import Array, Float
 
 from fieldprob.kernels import Spectrum
 from fieldprob.theory.learning_curves import effective_ridge
+from fieldprob.theory.learning_curves.setting import check_sizes, variance
 from fieldprob.theory.precision import require_float64
+from fieldprob.theory.solvers import require_converged
 
 _BATCH = 8  # cutoffs whose equations are solved at once: bounds the memory, and fits a cache
 
@@ -69,11 +71,13 @@ def above(values: Float[Array, " modes"]) -> Float[Array, " cutoffs"]:
 def leading_ridge(spectrum: Spectrum, noise_variance: Any) -> Float[Array, " cutoffs"]:
     """The ridge with the traces of all integrated modes added (05, (7)), at every cutoff.
 
+    Raises ValueError for a noise that is no variance.
+
     >>> leading_ridge(Spectrum([1.0, 0.5], tail=0.25), 0.25).tolist()
     [2.0, 1.0, 0.5]
     """
     require_float64("renormalisation")
-    return noise_variance + spectrum.tail + above(spectrum.weights)
+    return variance("noise_variance", noise_variance) + spectrum.tail + above(spectrum.weights)
 
 
 def matched_ridge(spectrum: Spectrum, points: Any, noise_variance: Any) -> Float[Array, " cutoffs"]:
@@ -95,11 +99,14 @@ def matched_ridge(spectrum: Spectrum, points: Any, noise_variance: Any) -> Float
 def local_ridge(spectrum: Spectrum, points: Any, noise_variance: Any) -> Float[Array, " cutoffs"]:
     """The one-loop flow (05, below (12)), from the last mode to the first; an eigenspace is one shell.
 
+    Raises ValueError for points or a noise out of range.
+
     >>> local_ridge(Spectrum([1.0, 0.5]), 1, 0.5).round(6).tolist()
     [1.178571, 0.75, 0.5]
     """
     require_float64("renormalisation")
-    start = jnp.asarray(noise_variance + spectrum.tail, spectrum.eigenvalues.dtype)
+    check_sizes(points)
+    start = variance("noise_variance", noise_variance) + spectrum.tail
 
     def shell(s, mode):
         eigenvalue, weight = mode
@@ -117,27 +124,27 @@ def closed_ridge(spectrum: Spectrum, points: Any, noise_variance: Any, cutoffs: 
     Zero where the ridge is and no more modes than points are integrated. Differentiable in eigenvalues, degeneracies,
     noise and points.
 
-    Raises ValueError if an equation was not solved.
+    Raises ValueError for points, a noise or a cutoff out of range, and if an equation was not solved.
 
     >>> closed_ridge(Spectrum([1.0, 1.0]), 1, 1.0, jnp.array([1])).round(6).tolist()     # s = 1 + s / (s + 1)
     [1.618034]
     """
     require_float64("renormalisation")
+    check_sizes(points)
     cutoffs = jnp.arange(spectrum.modes + 1) if cutoffs is None else jnp.asarray(cutoffs)
+    if not isinstance(cutoffs, Tracer) and not np.all((cutoffs >= 0) & (cutoffs <= spectrum.modes)):
+        raise ValueError(f"cutoffs = {cutoffs}: give numbers of kept eigenspaces, 0 ... {spectrum.modes}.")
     points = jnp.asarray(points, jnp.result_type(float))
-    ridge = jnp.asarray(noise_variance, jnp.result_type(float)) + spectrum.tail
+    ridge = variance("noise_variance", noise_variance) + spectrum.tail
     value, residual = _closed(spectrum.eigenvalues, spectrum.degeneracies, points, ridge, cutoffs.reshape(-1))
-    if not isinstance(residual, Tracer) and not np.max(np.abs(residual), initial=0) < 1e-10:
-        worst = int(np.argmax(np.abs(residual)))
-        raise ValueError(
-            f"the closed ridge did not converge at cutoff {int(cutoffs.reshape(-1)[worst])} (relative residual "
-            f"{float(residual[worst]):.1g}): are the eigenvalues finite and in float64?"
-        )
-    return value.reshape(cutoffs.shape)
+    advice = f"residuals relative to it are up to {_largest(residual)}: are the eigenvalues finite and in float64?"
+    return require_converged("the closed ridge", jnp.abs(residual) < 1e-10, advice, value).reshape(cutoffs.shape)
 
 
 def contraction(spectrum: Spectrum, points: Any, ridge: Float[Array, " cutoffs"]) -> Float[Array, " cutoffs"]:
     """D = sum over the integrated modes of g P lambda^2 / (s + P lambda)^2, for a ridge at every cutoff (05, (12)).
+
+    Modes of eigenvalue zero add nothing, whatever the ridge.
 
     >>> contraction(Spectrum([1.0]), 1, jnp.array([1.0, 0.0])).tolist()
     [0.25, 0.0]
@@ -150,7 +157,7 @@ def contraction(spectrum: Spectrum, points: Any, ridge: Float[Array, " cutoffs"]
 def _contraction(eigenvalues, degeneracies, points, ridge):
     def one(x):
         cutoff, s = x
-        shell = jnp.arange(eigenvalues.size) >= cutoff
+        shell = (jnp.arange(eigenvalues.size) >= cutoff) & (eigenvalues > 0)
         share = jnp.where(shell, eigenvalues / jnp.where(shell, s + points * eigenvalues, 1.0), 0.0)
         return points * jnp.sum(degeneracies * share**2)
 
@@ -167,15 +174,20 @@ def _closed(eigenvalues, degeneracies, points, ridge, cutoffs):
         unit = jnp.where(solvable, trace, 1.0)
         args = eigenvalues / unit, jnp.where(solvable, weight, 0.0), points, jnp.where(solvable, ridge / unit, 1.0)
         solution = optx.root_find(
-            _defect, optx.Newton(rtol=1e-13, atol=1e-15), jnp.ones_like(trace), args, max_steps=100, throw=False
+            _defect, optx.Newton(rtol=1e-13, atol=1e-13), jnp.ones_like(trace), args, max_steps=200, throw=False
         )
         u = solution.value
-        residual = jax.lax.stop_gradient(_defect(u, args) / u)
+        residual = jax.lax.stop_gradient(_defect(u, args))
         return jnp.where(solvable, u * unit, 0.0), residual
 
     return jax.lax.map(one, cutoffs, batch_size=_BATCH)
 
 
 def _defect(s, args):
+    """Relative to s, a constant to Newton's method: the steps are those of the convex function, the end is relative."""
     eigenvalues, weight, points, ridge = args
-    return s - ridge - jnp.sum(weight * eigenvalues * s / (s + points * eigenvalues))
+    return (s - ridge - jnp.sum(weight * eigenvalues * s / (s + points * eigenvalues))) / jax.lax.stop_gradient(s)
+
+
+def _largest(residual):
+    return "unknown" if isinstance(residual, Tracer) else f"{np.max(np.abs(residual), initial=0):.1g}"

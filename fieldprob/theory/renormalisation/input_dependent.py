@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fieldprob.theory.learning_curves.setting import check_positive
 from fieldprob.theory.solvers import fixed_point, require_converged
 
 
@@ -33,18 +34,24 @@ def first_cumulant_ridge(
     return noise + features**2 @ _shell(eigenvalues, cutoff)
 
 
-@jax.jit
 def functional_flow(
     eigenvalues: Float[Array, " modes"], features: Float[Array, "points modes"], noise: Any, cutoff: Any
 ) -> Float[Array, " points"]:
     """The ridge (20), shell by shell from the last mode to the cutoff.
+
+    Raises ValueError unless the noise is positive.
 
     >>> one = jnp.ones((1, 1))
     >>> functional_flow(one[0], one, 1.0, 0).tolist()                     # 1 + 1 / (1 + 1)
     [1.5]
     """
     start = jnp.broadcast_to(jnp.asarray(noise, features.dtype), features.shape[:1])
+    check_positive("noise", start)
+    return _flow(eigenvalues, features, start, cutoff)
 
+
+@jax.jit
+def _flow(eigenvalues, features, start, cutoff):
     def shell(s, mode):
         eigenvalue, phi = mode
         return s + eigenvalue * phi**2 / (1 + eigenvalue * jnp.sum(phi**2 / s)), None
@@ -57,17 +64,16 @@ def input_dependent_ridge(
 ) -> Float[Array, " points"]:
     """The ridge (21) on a data set: integrated modes at the ridge of all. Differentiable.
 
-    Raises ValueError if the ridge of all modes did not converge.
+    Raises ValueError unless the noise is positive, and if the ridge of all modes did not converge.
 
     >>> s = input_dependent_ridge(jnp.array([1.0, 1.0]), jnp.ones((1, 2)), 1.0, 1)
     >>> round(s.item(), 6)                                                # r = 1 + 2 r / (r + 1), s = 1 + r / (r + 1)
     1.707107
     """
     noise = jnp.broadcast_to(jnp.asarray(noise, features.dtype), features.shape[:1])
+    check_positive("noise", noise)
     log_r, converged = _all_modes(eigenvalues, features, noise)
-    log_r = require_converged(
-        "the input-dependent ridge", converged, "are noise and eigenvalues finite, and the noise positive?", log_r
-    )
+    log_r = require_converged("the input-dependent ridge", converged, "are the eigenvalues finite?", log_r)
     return _above(eigenvalues, features, noise, log_r, cutoff)
 
 

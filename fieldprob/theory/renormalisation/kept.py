@@ -10,6 +10,7 @@ from fieldprob.theory.precision import require_float64
 from fieldprob.theory.renormalisation.posterior import kept_posterior
 from fieldprob.theory.renormalisation.split import split
 
+_ROUNDING = jnp.finfo(jnp.float64).eps
 _ORDER = {
     "exact": "exact",
     "bare": "integrated modes left out",
@@ -30,7 +31,8 @@ def kept(spectrum: Spectrum, task: Any, *, cutoff: int, ridge: str = "input-depe
         spectrum: of the prior, with eigenfunctions; see `split`.
         task: a `fieldprob.Task` of one output.
         cutoff: how many modes are kept.
-        ridge: what becomes of the others; see `Split.noise`. With "exact" it is the posterior of the whole process.
+        ridge: what becomes of the others; see `Split.noise`. With "exact" it is the posterior of the whole process, but
+            for the tail of a spectrum without its kernel, which is white noise then.
         kernel: the prior's covariance, where the spectrum does not list all of it.
 
     Returns:
@@ -55,13 +57,16 @@ def kept(spectrum: Spectrum, task: Any, *, cutoff: int, ridge: str = "input-depe
         raise ValueError(f"task has {task.y.shape[1]} outputs: the coefficients of one output are predicted.")
     cut = split(spectrum, task.X, cutoff, kernel=kernel)
     posterior = kept_posterior(cut.eigenvalues, cut.kept, cut.noise(task.noise_variance, ridge), task.y)
+    exact = ridge == "exact" and (kernel is not None or bool(spectrum.tail <= _ROUNDING * spectrum.trace))
     positive = cut.eigenvalues > 0
     learnability = jnp.where(positive, 1 - posterior.variance / jnp.where(positive, cut.eigenvalues, 1.0), 0.0)
     return Prediction(
         theory=name,
-        order=_ORDER[ridge],
+        order="exact but for the tail of the spectrum, white noise"
+        if ridge == "exact" and not exact
+        else _ORDER[ridge],
         source="theory of Howard, Jefferson, Maiti & Ringel, arXiv:2405.06008, and its extensions",
-        exact=ridge == "exact",
+        exact=exact,
         mean={"mode_coefficient": posterior.mean[:, 0], "mode_learnability": learnability},
         variance={"mode_coefficient": posterior.variance},
         covariance={"mode_coefficient": posterior.covariance},

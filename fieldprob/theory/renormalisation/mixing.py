@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fieldprob.kernels import Spectrum
+from fieldprob.theory.learning_curves.setting import check_positive, check_sizes
 from fieldprob.theory.solvers import bisect, fixed_point, require_converged
 
 
@@ -58,13 +59,15 @@ def mode_mixing(
         ridge: s(x).
         bare: leave out the kept modes' own variance v: the equivalent kernel of the re-weighted measure.
 
-    Raises ValueError if the fixed point was not found.
+    Raises ValueError for points or ridges out of range, and if the fixed point was not found.
 
     >>> averages = mode_mixing(jnp.ones(1), jnp.ones((1, 1)), jnp.ones(1), 1, 1.0)      # v = (1 + v) / (2 + v)
     >>> round(averages.variance.item(), 6)
     0.618034
     """
     s = jnp.broadcast_to(jnp.asarray(ridge, features.dtype), features.shape[:1])
+    check_sizes(points)
+    check_positive("ridge", s)
     if bare:
         covariance, response, v = _kept(eigenvalues, features, weights, points, s)
         return KeptAverages(s, v, covariance, response)
@@ -83,7 +86,7 @@ def input_dependent_average(
 
         s(x) = k2 + sum of lambda_k E[phi_k^2 | x] / (1 + P lambda_k q_k),   q_k = sum of w E[phi_k^2 | x] / (s + v).
 
-    Arguments as `mode_mixing`; the noise is that of the model. Raises ValueError if the fixed point was not found.
+    Arguments as `mode_mixing`; the noise is that of the model. Raises ValueError as `mode_mixing`.
 
     >>> shell = ShellMoments(jnp.array([0.01]), jnp.array([100.0]), jnp.ones((1, 1)))
     >>> averages = input_dependent_average(jnp.ones(1), jnp.ones((1, 1)), jnp.ones(1), 5, 0.1, shell)
@@ -93,6 +96,8 @@ def input_dependent_average(
     True
     """
     noise = jnp.broadcast_to(jnp.asarray(noise_variance, features.dtype), features.shape[:1])
+    check_sizes(points)
+    check_positive("noise_variance", noise)
     return _solved(eigenvalues, features, weights, points, noise, shell)
 
 
@@ -109,12 +114,17 @@ def harmonic_ridge(spectrum: Spectrum, points: Any, ridges: Any, weights: Any = 
         ridges: samples or nodes of s, (nodes,), positive.
         weights: of the nodes, equal unless given.
 
+    Raises ValueError for points or ridges out of range.
+
     >>> from fieldprob.theory.learning_curves import effective_ridge
     >>> spectrum = Spectrum([1.0, 0.1])
     >>> bool(jnp.abs(harmonic_ridge(spectrum, 9, [0.3]) - effective_ridge(spectrum, 9, 0.3)) < 1e-12)
     True
     """
-    s = jnp.asarray(ridges, jnp.result_type(float)).reshape(-1) + spectrum.tail
+    s = jnp.asarray(ridges, jnp.result_type(float)).reshape(-1)
+    check_sizes(points)
+    check_positive("ridges", s)
+    s = s + spectrum.tail
     w = jnp.full(s.shape, 1 / s.size) if weights is None else jnp.asarray(weights)
     low, high = jnp.log(1 / jnp.sum(w / s)), jnp.log(jnp.sum(w * s) + jnp.sum(spectrum.weights))
 
@@ -130,7 +140,7 @@ def harmonic_ridge(spectrum: Spectrum, points: Any, ridges: Any, weights: Any = 
 
 def _solved(eigenvalues, features, weights, points, noise, shell) -> KeptAverages:
     log_r, converged = _fixed_point(eigenvalues, features, weights, jnp.asarray(points, noise.dtype), noise, shell)
-    advice = "are the ridge positive and the features orthonormal under the weights?"
+    advice = "are the features orthonormal under the weights?"
     log_r = require_converged("the average over data sets", converged, advice, log_r)
     covariance, response, v = _kept(eigenvalues, features, weights, points, jnp.exp(log_r))
     return KeptAverages(jnp.exp(log_r) - v, v, covariance, response)

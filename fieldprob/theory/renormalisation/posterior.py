@@ -4,6 +4,8 @@ With f_> integrated out the data are y = Phi f + noise of covariance S, S = k2 +
 With Phi_w = Phi sqrt(lambda) and whitened coefficients w, f = sqrt(lambda) w,
 
     Cov w = (1 + Phi_w^T S^-1 Phi_w)^-1,   mean w = Cov w Phi_w^T S^-1 y,   evidence N(y; 0, Phi_w Phi_w^T + S).
+
+The mean is that of least squares, |S^-1/2 (y - Phi_w w)|^2 + |w|^2, whose minimum is the exponent of the evidence.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +39,7 @@ def kept_posterior(
     noise: Any,
     y: Float[Array, "points outputs"],
 ) -> KeptPosterior:
-    """Posterior of the coefficients of the kept modes, in O(points kept^2) for a noise of one variance or one a point.
+    """Posterior of the coefficients of the kept modes, in O((points + kept) kept^2) if the noise is no matrix.
 
     Args:
         eigenvalues: their prior variances; may be zero.
@@ -59,14 +61,14 @@ def kept_posterior(
     else:
         scale = jnp.sqrt(jnp.broadcast_to(noise, features.shape[:1]))[:, None]
         whitened, target, log_det = features * root / scale, y / scale, jnp.sum(jnp.log(scale))
-    factor = jnp.linalg.cholesky(jnp.eye(root.size) + whitened.T @ whitened)
-    half = jax.scipy.linalg.solve_triangular(factor, jnp.diag(root), lower=True)
-    shift = jax.scipy.linalg.solve_triangular(factor, whitened.T @ target, lower=True)
-    log_det = log_det + jnp.sum(jnp.log(jnp.diagonal(factor)))
+    orthogonal, triangle = jnp.linalg.qr(jnp.concatenate([whitened, jnp.eye(root.size)]))  # a Gram matrix
+    w = jax.scipy.linalg.solve_triangular(triangle, orthogonal[: len(y)].T @ target)  # would lose half of the digits
+    half = jax.scipy.linalg.solve_triangular(triangle, jnp.diag(root), trans=1)
+    log_det = log_det + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(triangle))))
     points, outputs = y.shape
-    quadratic = jnp.sum(target**2) - jnp.sum(shift**2)
+    quadratic = jnp.sum((target - whitened @ w) ** 2) + jnp.sum(w**2)
     return KeptPosterior(
-        mean=half.T @ shift,
+        mean=root[:, None] * w,
         covariance=half.T @ half,
         log_evidence=-0.5 * quadratic - outputs * (log_det + 0.5 * points * jnp.log(2 * jnp.pi)),
     )

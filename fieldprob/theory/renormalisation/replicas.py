@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from fieldprob.theory.learning_curves.setting import check_positive
 
 
 class Estimate(NamedTuple):
@@ -76,11 +79,18 @@ def replicated_partition_function(
     An average of exp(eta [det^-1/2 - 1]) over `draws` of the prior; the weights lie between exp(-eta) and 1, so that
     its relative error is at most exp(eta) / sqrt(draws).
 
+    Raises ValueError for a noise that is not positive, points below zero, no replicas, or fewer than two draws.
+
     >>> one, key = jnp.ones(1), jax.random.key(0)
     >>> value, error = replicated_partition_function(one, one, 1.0, 0.0, 2, draws=9, key=key)
     >>> value.item(), error.item()
     (1.0, 0.0)
     """
+    check_positive("noise_variance", jnp.asarray(noise_variance, jnp.result_type(float)))
+    if not isinstance(points, Tracer) and not 0 <= points < float("inf"):
+        raise ValueError(f"points = {points}: give the mean number of data, finite, zero or positive.")
+    if replicas < 1 or draws < 2:
+        raise ValueError(f"replicas = {replicas}, draws = {draws}: give one replica and two draws at least.")
     f = jax.random.normal(key, (draws, replicas, eigenvalues.size)) * jnp.sqrt(eigenvalues)
     weights = jnp.exp(points * jax.vmap(lambda f: _exponent(f, target, noise_variance))(f))
     return Estimate(jnp.mean(weights), jnp.std(weights, ddof=1) / jnp.sqrt(draws))

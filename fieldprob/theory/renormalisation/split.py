@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fieldprob.gp.checks import check_covariance
 from fieldprob.kernels import Spectrum
 from fieldprob.theory.renormalisation import flows
 from fieldprob.theory.renormalisation.input_dependent import (
@@ -98,7 +99,8 @@ def split(spectrum: Spectrum, X: Any, cutoff: int, *, kernel: Any = None) -> Spl
             kept modes. Without it K_> is that of the listed modes, with the tail as noise; all must then be listed.
 
     Raises:
-        ValueError: no eigenfunctions; kept eigenspaces that are not listed in full; a cutoff out of range.
+        ValueError: no eigenfunctions, or not one for each mode; kept eigenspaces that are not listed in full; a cutoff
+            out of range; a kernel that is not that of the spectrum.
 
     >>> spectrum = Spectrum([1.0, 0.5], eigenfunctions=lambda X: X)             # inputs that are the features
     >>> split(spectrum, jnp.array([[1.0, 2.0], [0.0, 2.0]]), 1).noise(0.1, "first-cumulant").round(12).tolist()
@@ -110,6 +112,11 @@ def split(spectrum: Spectrum, X: Any, cutoff: int, *, kernel: Any = None) -> Spl
         raise ValueError(f"cutoff = {cutoff}: the spectrum lists {spectrum.modes} modes.")
     X = jnp.asarray(X)
     features = spectrum.eigenfunctions(X)
+    if features.shape != (len(X), spectrum.modes):
+        raise ValueError(
+            f"the eigenfunctions of the {spectrum.name} gave shape {features.shape} for {len(X)} points and "
+            f"{spectrum.modes} eigenvalues: give (points, modes), one column for each mode."
+        )
     if not listed(spectrum, cutoff):
         raise ValueError(
             f"the {spectrum.name} lists one function of each degenerate eigenspace: list all of the kept ones with "
@@ -119,6 +126,7 @@ def split(spectrum: Spectrum, X: Any, cutoff: int, *, kernel: Any = None) -> Spl
         covariance = getattr(kernel, "limit", kernel)
         kept = features[:, :cutoff]
         K = covariance(X, X) - (kept * spectrum.eigenvalues[:cutoff]) @ kept.T
+        check_covariance(f"the kernel less the kept modes of the {spectrum.name}", K)
     elif listed(spectrum):
         shell = features[:, cutoff:]
         K = (shell * spectrum.eigenvalues[cutoff:]) @ shell.T + spectrum.tail * jnp.eye(len(X))
