@@ -9,7 +9,7 @@ network. Three systems show it, from what is exact down to what a theory of one 
     fieldprob run grokking --system neurons               neurons that are independent, in the field of the theory
     fieldprob run grokking --system network               the network on a data set
     fieldprob run grokking --start both                   half of the chains start with specialised neurons
-    fieldprob run grokking --preset barrier --sampler hmc what local moves get wrong; jumps of neurons get it right
+    fieldprob run grokking --preset barrier --sampler hmc what local moves get wrong, and jumps of neurons get right
     fieldprob sweep grokking --data 0.7,1.0,1.2,1.4,1.8   through the transition
     fieldprob sweep grokking --width 25,50,100,200        the 1/N law
 
