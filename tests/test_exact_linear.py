@@ -91,6 +91,8 @@ def predicted(net):
     return theory.mean | {"f": m, "second": second, "evidence": np.exp(theory.log_evidence)}
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("width", "scaling", "draws"),
     [

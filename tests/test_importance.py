@@ -184,6 +184,8 @@ def x7(N, draws, key):
     return [np.concatenate([np.ravel(row[k]) for row in rows]) for k in range(3)], (theory, base, found)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_first_order_in_one_over_n_is_what_networks_do():
     """X7, small: errors of 6 sigma (12 numbers) plus 10 / N for the second order."""
     (sampled, error, predicted), (theory, base, found) = x7(100, 10_000, KEY)

@@ -206,6 +206,7 @@ def test_a_zero_input_without_bias_has_no_gradient_under_relu():
     assert np.isfinite(derivatives.mixed(k, X, -2 * X)).all()  # opposite points: the covariance has two derivatives
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["erf", "gelu", "tanh", "sin", "cos", "random_phase_cosine", "cube", "exp"])
 @pytest.mark.slow
 def test_smooth_activations_have_every_derivative_at_coincident_and_vanishing_points(name):

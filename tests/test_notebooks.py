@@ -11,8 +11,8 @@ MARKS = {
     "grokking": pytest.mark.slow,
     "learnability_bound": pytest.mark.slow,
     "renormalisation": pytest.mark.slow,
-    "learning_curves": pytest.mark.slow,
-    "critical_feature_learning": pytest.mark.slow,
+    "learning_curves": (pytest.mark.slow, pytest.mark.long),
+    "critical_feature_learning": (pytest.mark.slow, pytest.mark.long),
     "feature_learning": (pytest.mark.slow, pytest.mark.long),
 }
 

@@ -125,6 +125,8 @@ def test_means_and_covariances_are_those_of_networks_at_any_scaling():
         assert np.max(np.abs(found - expected)) < 0.03 * np.max(np.abs(expected)), pair
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_scaling_of_the_readout_is_in_its_variances():
     """chi divides readout variance, readout bias and noise, and nothing else knows of it: in all kernel theories."""
     hidden = {"depth": 2, "activation": "erf", "weight_variance": (1.2, 1.6)}

@@ -129,7 +129,8 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize(
-    "defect", [d if d.startswith("Adjusted") else pytest.param(d, marks=pytest.mark.slow) for d in DEFECTS]
+    "defect",
+    [d if d.startswith("Adjusted") else pytest.param(d, marks=(pytest.mark.slow, pytest.mark.long)) for d in DEFECTS],
 )
 def test_a_broken_acceptance_rule_makes_the_ranks_uneven(defect, monkeypatch):
     """At a fixed step that a right rule would reject too often."""

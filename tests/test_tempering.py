@@ -262,6 +262,8 @@ class Independent(MALA):
         return self.refresh(state._replace(z=z, i=state.i + 1), model_args, model_kwargs)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_adapted_ladder_rejects_equally_and_makes_the_round_trips_of_the_theory():
     chains, warmup, draws = 32, 4096, 4096
     kernel = ReplicaExchange(
