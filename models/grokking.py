@@ -20,6 +20,7 @@ one mean field as they grow.
 
 from dataclasses import replace
 from functools import partial
+from math import factorial
 from typing import Literal
 
 import jax
@@ -82,7 +83,7 @@ def data_network(net, task, *, teacher, degrees, edges, threshold, **options):
     noise = net.effective_noise(task)
     readout = fp.gp.coefficients(F.T @ F / noise, F.T @ task.y[:, 0] / noise).mean
     h = overlaps(net.activations[0], m, q, degrees) * jnp.sqrt(net.readout_variance / net.chi / net.widths[0])
-    norms = np.sqrt([float(np.prod(np.arange(1, k + 1))) for k in degrees])
+    norms = np.sqrt([factorial(k) for k in degrees])
     target = np.array([teacher.coefficients[k] if k < len(teacher.coefficients) else 0.0 for k in degrees])
     record_residual(target - h @ readout / norms, degrees)
     record_neurons(m, net.activations[0], edges, threshold)

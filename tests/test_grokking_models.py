@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -175,3 +176,12 @@ def test_what_the_mean_field_misses_falls_as_one_over_width():
     slope, error = grokking.exponent(widths, gaps, errors)
     assert abs(slope + 1) < 4.9 * error + 0.05
     assert np.all(np.array(left) < 0.1 * np.array(gaps))
+
+
+def test_signs_of_neurons_count_only_where_the_network_knows_them():
+    """erf is odd and the square even: w and -w are one neuron; relu and a shifted erf are neither."""
+    shifted = fp.activations.get(lambda z: jnp.tanh(z + 0.3))
+    known = {name: fp.activations.get(name) for name in ("erf", "square", "relu")} | {"shifted": shifted}
+    found = {name: grokking.has_parity(activation) for name, activation in known.items()}
+    assert found == {"erf": True, "square": True, "relu": False, "shifted": False}
+    assert jax.jit(lambda: grokking.has_parity(known["erf"]))()
