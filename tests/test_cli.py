@@ -389,6 +389,18 @@ def test_a_result_of_another_configuration_is_not_overwritten_unless_told_to(toy
     assert toy == [(10, 0), (10, 0), (3, 0)]
 
 
+def test_an_interruption_after_sampling_says_that_the_result_is_there(toy, monkeypatch, capsys):
+    from fieldprob.cli import commands
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "write_pages", stop)
+    assert main(["run", "toy.py", "--out", "a"]) == 130
+    assert "after the result was saved; `fieldprob report a` shows it" in capsys.readouterr().err
+    assert not study_module.load("a").interrupted
+
+
 def test_an_interrupted_run_keeps_its_draws_and_says_so(toy, monkeypatch, capsys):
     interrupt_at(monkeypatch, 0, keep=True)
     assert main(["run", "toy.py", "--out", "a"]) == 130
