@@ -20,6 +20,7 @@ from fieldprob.plots_sweep import (
     STYLE,
     chosen,
     combinations,
+    legend_below,
     name_of,
     panel_order,
     scale_axis,
@@ -87,7 +88,7 @@ def plot_ladder(
         for index, group in enumerate(groups if others else []):
             look = LINES[index % len(LINES)]
             handles.append(Line2D([], [], color="0.25", linestyle=look, label=name_of(others, group)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.4)
+        legend_below(figure, handles)
         if title:
             figure.suptitle(title, fontsize=10.5)
         if path is not None:

@@ -21,8 +21,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from fieldprob.sweep import ROUNDING, average_seeds
 
 __all__ = [
-    "COLOURS", "LINES", "MARKERS", "STYLE", "chosen", "combinations", "name_of", "panel_order", "plot_sweep",
-    "scale_axis", "style", "swept_axis",
+    "COLOURS", "LINES", "MARKERS", "STYLE", "chosen", "combinations", "legend_below", "name_of", "panel_order",
+    "plot_sweep", "scale_axis", "style", "swept_axis",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, distinguishable by colour-blind readers; black is kept for the samples.
@@ -86,19 +86,25 @@ def plot_sweep(
                 axes.set_xlabel(axis.replace("_", " "))
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
-        figure.legend(
-            handles=_legend(averaged, groups, others, theories, {quantity for _, quantity in panels})
-            + [Line2D([], [], label=label, **_mark_style(mark)) for mark, label in enumerate(marks or {})],
-            loc="outside lower center",
-            ncols=4,
-            columnspacing=1.6,
-            handlelength=2.2,
-        )
+        handles = _legend(averaged, groups, others, theories, {quantity for _, quantity in panels})
+        handles += [Line2D([], [], label=label, **_mark_style(mark)) for mark, label in enumerate(marks or {})]
+        legend_below(figure, handles)
         if title:
             figure.suptitle(title, fontsize=10.5)
         if path is not None:
             figure.savefig(path)
     return figure
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """A legend below all panels, in as many columns as the figure is wide."""
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.6, handlelength=2.3
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def swept_axis(table: pd.DataFrame, parameters: Sequence[str]) -> tuple[str, list[str]]:

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from matplotlib.lines import Line2D
 
 from fieldprob import report
 from fieldprob.compare import compare
 from fieldprob.plots_ladder import plot_ladder
-from fieldprob.plots_sweep import plot_sweep, swept_axis
+from fieldprob.plots_sweep import legend_below, plot_sweep, swept_axis
 from fieldprob.prediction import Prediction
 from fieldprob.study import Result
 from fieldprob.sweep import as_table, average_seeds, mean_and_error, slopes, summarise, theory_errors
@@ -131,6 +132,19 @@ def test_the_figure_has_a_panel_a_statistic_but_none_for_identities(tmp_path, sc
     assert {"limit", "sampled, mean of 2 seeds", "Monte Carlo noise floor"} <= set(labels)
     assert ("scaling = mean-field" in labels) == (scaling[0] is not None)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_the_legend_of_a_narrow_figure_is_within_it(long):
+    figure = plt.figure(figsize=(3.3, 3.3), layout="constrained")
+    figure.subplots().plot([1, 2])
+    legend_below(figure, [Line2D([], [], label=f"theory {i}" + " of a long name" * long) for i in range(5)])
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert extent.x0 >= -1 and extent.x1 <= figure.bbox.width + 1
+    assert len(legend.get_texts()) == 5
     plt.close(figure)
 
 
