@@ -47,7 +47,7 @@ def test_sampled_learnability_is_exact_and_below_every_bound(anisotropic):
 @pytest.mark.parametrize(
     "options",
     [
-        {"data": "circle", "model": "all-modes", "points": 25, "noise_variance": 0.3, "draws": 500, "chains": 2},
+        {"data": "circle", "model": "all-modes", "points": 25, "noise_variance": 0.3, "draws": 1000, "chains": 2},
         pytest.param({"data": "digits", "points": 200, "kernel": "erf"}, marks=pytest.mark.long),
         pytest.param({"data": "clusters", "model": "all-modes"}, marks=pytest.mark.long),
     ],
