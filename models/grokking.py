@@ -379,7 +379,7 @@ def study(
         further = {"model": partial(data_network, teacher=teacher, degrees=modes, **common), "precision": "full"}
         theories = [
             lambda net, task: by_degree(
-                grokking.on_data(net, task, teacher, key=jax.random.key(seed), degrees=degrees, extent=extent, **common)
+                grokking.on_data(net, task, teacher, key=jax.random.key(seed), degrees=degrees, **common)
             ),
             lambda *_: of_the_average(by_degree(grokking.mean_field(net, population, **quadrature, **common))),
         ]

@@ -337,6 +337,48 @@ def test_the_one_neuron_measure_of_x9(x9, average):
     assert (theory.log_evidence is None) == (average == "particles")
 
 
+@pytest.mark.slow
+def test_importance_finds_wells_that_no_draw_of_the_prior_is_near():
+    """Theory 04's E5: of 250 points of z - 1.2 He_3 in 20 directions, one neuron in twenty specialises, nine standard
+    deviations of the prior away. The field solves (noise + G <phi phi^T>) tau = y with averages over draws of our own,
+    of which a third are along the teacher: projected on tau, and E w_1^2, within 5.5 standard errors
+    of their difference (two comparisons: false alarms below 1e-7).
+    """
+    X = np.random.default_rng(101).normal(size=(250, 20))
+    y = X[:, 0] - 1.2 * (X[:, 0] ** 3 - 3 * X[:, 0])
+    noise, net = 250 / 350, fp.Mlp(50, activation="erf", weight_variance=0.25, readout_variance=0.08)
+    task = fp.Task(X, y, noise)
+    theory = fp.theory.adaptation(net, task, samples=12_000, key=jax.random.key(0))
+    tau = (y - np.asarray(theory.mean["f"])[:, 0]) / noise
+
+    draws, scale, rng = 150_000, np.sqrt(0.25 / 20), np.random.default_rng(0)
+    w = scale * rng.normal(size=(draws, 20))
+    across, third = np.sum(w[:, 1:] ** 2, axis=1), draws // 3
+    w[:third, 0] = rng.uniform(-1.6, 1.6, third)
+    w[:third, 1:] *= 0.75  # wells of erf are narrower than the prior
+    across[:third] *= 0.75**2
+    m = w[:, 0]
+    log_prior = -(m**2) / (2 * scale**2) - np.log(scale * np.sqrt(2 * np.pi))
+    narrow = across / (2 * scale**2) * (1 - 1 / 0.75**2) - 19 * np.log(0.75)
+    log_uniform = np.where(np.abs(m) < 1.6, -np.log(3.2), -np.inf)
+    ratio = -np.logaddexp(np.log(2 / 3), np.log(1 / 3) + log_uniform + narrow - log_prior)
+    u = np.concatenate([erf(part @ X.T) @ tau for part in np.array_split(w, 30)])
+    weights = np.exp(ratio + 0.08 / 50 * u**2 / 2 - 20)
+    assert weights.sum() ** 2 / np.sum(weights**2) > 1_000
+
+    def average(values):
+        mean = weights @ values / weights.sum()
+        return mean, np.sqrt(np.sum((weights * (values - mean)) ** 2)) / weights.sum()
+
+    square, error = average(0.08 * u**2)
+    from_theory = tau @ np.asarray(theory.mean["f"])[:, 0]
+    assert abs(square - from_theory) < 5.5 * np.hypot(error, np.linalg.norm(tau * theory.error["f"][:, 0]))
+    # E[w_1^2] of the wells: 0.07 x 0.5, where the prior has 0.0125
+    second, error = average(m**2)
+    found = np.asarray(theory.mean["weight_covariance"])[0, 0]
+    assert abs(second - found) < 5.5 * np.hypot(error, theory.error["weight_covariance"][0, 0])
+
+
 @pytest.fixture(scope="module")
 def e6():
     random = np.random.default_rng(21)

@@ -11,13 +11,15 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from fieldprob.theory.solvers import minimise
-from fieldprob.theory.tilted import Neuron, Neurons
+from fieldprob.theory.tilted import Neuron, Neurons, ascend_on_sphere
 
 _RADIAL_NODES = 64
 _ANGLES = 256
 _ARC_NODES = 12
 _WIDE = 1.7
 _WIDENED = 1.3
+_LENGTHS = np.array([1.0, 4.0, 8.0, 16.0])  # of neurons, in prior standard deviations of a weight
+_FARTHEST = 1e3
 _STEPS = 800
 _ACCEPTANCE = 0.57
 
@@ -73,18 +75,31 @@ def _angles(neuron: Neuron) -> tuple[Float[Array, " nodes"], Float[Array, " node
 # --- importance samples -----------------------------------------------------------------------------------------------
 
 
-def importance(neuron: Neuron, covariance: Float[Array, "directions directions"], samples: int, key) -> Neurons:
-    """Draws from a mixture, in equal parts, of the prior, N(0, covariance) and N(0, 1.7 covariance)."""
+def importance(
+    neuron: Neuron,
+    covariance: Float[Array, "directions directions"],
+    samples: int,
+    key,
+    found: "Wells | None" = None,
+) -> Neurons:
+    """Draws from a mixture, in equal parts, of the prior, N(0, covariance), N(0, 1.7 covariance) and what is about the
+    wells, if any are given."""
     variance = jax.lax.stop_gradient(neuron.variance)
     L = jnp.linalg.cholesky(jax.lax.stop_gradient(covariance))
-    n = -(-samples // 3)
+    parts = 3 if found is None else 4
+    n = -(-samples // parts)
+    key, key_wells = (key, key) if found is None else jax.random.split(key)
     z = jax.random.normal(key, (3, n, neuron.directions))
     scaled = z[1:] @ L.T
     w = jnp.concatenate([jnp.sqrt(variance) * z[0], scaled[0], jnp.sqrt(_WIDE) * scaled[1]])
+    if found is not None:
+        w = jnp.concatenate([w, about_wells(neuron, found, n, key_wells)])
     log_density = [_log_normal(w, variance)]
     whitened = jax.scipy.linalg.solve_triangular(L, w.T, lower=True).T
     log_det = jnp.sum(jnp.log(jnp.diagonal(L)))
     log_density += [_log_normal(whitened, c) - log_det for c in (1.0, _WIDE)]
+    if found is not None:
+        log_density.append(log_density_about_wells(found, w))
     return Neurons(w, _log_normal(w, neuron.variance) - logsumexp(jnp.stack(log_density), axis=0) - jnp.log(n))
 
 
@@ -112,11 +127,36 @@ def wells(neuron: Neuron, tau: Float[Array, " points"], coupling, starts: Float[
     args = jax.lax.stop_gradient((neuron, tau, coupling))
 
     def about(start):
-        z, _ = minimise(energy, start / jnp.sqrt(variance), args, tol=1e-4)
+        start = start / jnp.sqrt(variance)
+        z, _ = minimise(energy, start, args, tol=1e-4)
+        # a tilt that cannot be normalised has no maximum
+        z = jnp.where(jnp.max(jnp.abs(z)) < _FARTHEST, z, start)
         curvature, axes = jnp.linalg.eigh(jax.hessian(energy)(z, args))
         return jnp.sqrt(variance) * z, jnp.sqrt(_WIDENED * variance / jnp.clip(curvature, 1.0)) * axes
 
     return Wells(*jax.lax.map(about, starts))
+
+
+@jax.jit
+def strongest_wells(
+    neuron: Neuron, tau: Float[Array, " points"], coupling, w: Float[Array, "samples directions"]
+) -> Wells:
+    """The wells uphill of those neurons that respond most to the field, of either sign and of several lengths.
+
+    The tilt grows with u = phi . tau and the prior with the length of a neuron only, so that every well has neurons of
+    its length with a large |u| nearby; they are sought by ascent on spheres from the directions of `w`, which need not
+    have met a well themselves. Equal wells are found several times, and then have more of the draws.
+    """
+    frozen, tau, w = jax.lax.stop_gradient((neuron, tau, w))
+
+    def strongest(at):
+        length, sign = at
+        best, values = ascend_on_sphere(lambda n: sign * frozen.features(length * n) @ tau, w)
+        return length * best[jnp.argmax(values)]
+
+    lengths, signs = jnp.meshgrid(jnp.sqrt(frozen.variance) * _LENGTHS, jnp.array([1.0, -1.0]))
+    starts = jax.lax.map(strongest, (lengths.ravel(), signs.ravel()))
+    return wells(frozen, tau, coupling, starts)
 
 
 def about_wells(neuron: Neuron, found: Wells, samples: int, key) -> Float[Array, "samples directions"]:

@@ -222,8 +222,14 @@ def growing_part(activation: Activation):
 
 
 def largest_on_sphere(function, w: Float[Array, "samples directions"]) -> Float[Array, ""]:
-    """The maximum of a function of unit vectors, (..., directions) -> (...), by ascent from those directions of `w` in
-    which it is largest."""
+    """The maximum of a function of unit vectors, (..., directions) -> (...), as `ascend_on_sphere` finds it."""
+    return jnp.max(ascend_on_sphere(function, w)[1])
+
+
+def ascend_on_sphere(
+    function, w: Float[Array, "samples directions"]
+) -> tuple[Float[Array, "starts directions"], Float[Array, " starts"]]:
+    """Unit vectors uphill of those directions of `w` in which a function of unit vectors is largest, and its values."""
     units = w / jnp.linalg.norm(w, axis=1, keepdims=True)
     best = units[jnp.argsort(-jax.lax.map(function, units, batch_size=_CHUNK))[:32]]
     gradient = jax.grad(lambda n: jnp.sum(function(n)))
@@ -235,5 +241,5 @@ def largest_on_sphere(function, w: Float[Array, "samples directions"]) -> Float[
         n = n / jnp.linalg.norm(n, axis=1, keepdims=True)
         return n, function(n)
 
-    _, values = jax.lax.scan(ascend, best, 0.3 * 0.8 ** jnp.arange(80))
-    return jnp.max(values)
+    best, values = jax.lax.scan(ascend, best, 0.3 * 0.8 ** jnp.arange(80))
+    return best, values[-1]

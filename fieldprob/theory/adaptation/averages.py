@@ -1,6 +1,5 @@
 """The set of neurons on which the tilted measure is averaged, fitted to it, and the saddle on that set."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,12 +10,12 @@ from jaxtyping import Float
 
 from fieldprob.theory.adaptation.closure import gaussian_closure
 from fieldprob.theory.adaptation.nonlinear import Data, measure_at, saddle
-from fieldprob.theory.neuron_sets import importance, particles, quadrature
+from fieldprob.theory.neuron_sets import importance, particles, quadrature, strongest_wells
 from fieldprob.theory.solvers import require_converged
 from fieldprob.theory.tilted import Neuron, Neurons, largest_growth, require_sample_size, slopes
 
 _ROUNDS = 4
-_BLOCK = 48  # samples come in multiples: 3 parts of the mixture, 16 blocks of the errors
+_BLOCK = 192  # samples come in multiples: 3 or 4 parts of the mixture, 16 blocks of the errors
 
 
 class Saddle(NamedTuple):
@@ -31,7 +30,7 @@ def find_saddle(
     theory: str,
     neuron: Neuron,
     data: Data,
-    average: str | Callable[..., Neurons],
+    average: str,
     samples: int,
     key,
     *,
@@ -39,8 +38,7 @@ def find_saddle(
 ) -> Saddle:
     """The saddle (40), searched for from the Gaussian closure (`tilted`) or from the prior.
 
-    The action is convex, so that either start will do; by default the closure where it serves as a proposal. `average`
-    is a name, or a function (neuron, samples, key) -> Neurons that draws weighted neurons.
+    The action is convex, so that either start will do; by default the closure where it serves as a proposal.
 
     Raises:
         ValueError: no key for a random average; a low effective sample size; no convergence; a tilt beyond the domain
@@ -48,16 +46,12 @@ def find_saddle(
     """
     if average == "auto":
         average = "quadrature" if neuron.directions <= 2 else "importance"
-    if isinstance(average, str) and average not in ("quadrature", "importance", "particles"):
-        raise ValueError(f"average={average!r}: give 'auto', 'quadrature', 'importance', 'particles' or a function.")
+    if average not in ("quadrature", "importance", "particles"):
+        raise ValueError(f"average={average!r}: give 'auto', 'quadrature', 'importance' or 'particles'.")
     if average != "quadrature" and key is None:
         raise ValueError(f"average={average!r} draws neurons at random: give key=jax.random.key(0).")
-    base, tau = _start(neuron, data, average in ("importance", "particles") if tilted is None else tilted)
-    if not isinstance(average, str):
-        neurons = average(neuron, _multiple(samples), key)
-        tau, sample_size = _solve(theory, neuron, neurons, data, tau)
-        require_sample_size(theory, sample_size)
-    elif average == "quadrature":
+    base, tau = _start(neuron, data, average != "quadrature" if tilted is None else tilted)
+    if average == "quadrature":
         neurons = quadrature(neuron)
         tau, _ = _solve(theory, neuron, neurons, data, tau)
     elif average == "importance":
@@ -85,13 +79,14 @@ def _solve(theory: str, neuron: Neuron, neurons: Neurons, data: Data, start):
 
 
 def _importance_rounds(theory: str, neuron: Neuron, data: Data, base, tau, samples: int, key):
-    covariance = base
+    covariance, found = base, None
     for round_key in jax.random.split(key, _ROUNDS - 1):
-        neurons = importance(neuron, covariance, _multiple(samples), round_key)
+        neurons = importance(neuron, covariance, _multiple(samples), round_key, found)
         tau, _, _ = saddle(neuron, neurons, data, tau)
         measure = measure_at(tau, neuron, neurons, data)
         covariance = 0.8 * (neurons.w * measure.probability[:, None]).T @ neurons.w + 0.2 * base
-    neurons = importance(neuron, covariance, _multiple(samples), jax.random.fold_in(key, _ROUNDS))
+        found = strongest_wells(neuron, tau, data.G / data.N, neurons.w)
+    neurons = importance(neuron, covariance, _multiple(samples), jax.random.fold_in(key, _ROUNDS), found)
     tau, sample_size = _solve(theory, neuron, neurons, data, tau)
     require_sample_size(theory, sample_size)
     return neurons, tau

@@ -48,10 +48,9 @@ def adaptation(
         closure: "gaussian" replaces the measure of a neuron by the best Gaussian: exact for a linear network, else an
             uncontrolled approximation of the tree, cheap in many dimensions.
         average: how the measure of a neuron is averaged. A linear network needs none ("auto"). "quadrature" is for
-            points that span at most two directions, with a hidden bias as one more; "importance" for some ten;
-            "particles" (Langevin) for more. "auto" takes quadrature where it can, else importance. Or a function
-            (neuron, samples, key) -> `theory.tilted.Neurons` that draws weighted neurons where the measure has them:
-            one of several wells needs it, see `theory.grokking.on_data`.
+            points that span at most two directions, with a hidden bias as one more; "importance" for some twenty;
+            "particles" (Langevin) for more. "auto" takes quadrature where it can, else importance, which finds the
+            wells of a measure that has several by itself.
         samples: neurons drawn, for importance and particles.
         key: a JAX key, for importance and particles.
 
