@@ -1,7 +1,8 @@
 """Tests run in float64, as the command line does (float32 tests say so), with array shapes checked at run time.
 
-Compiled functions are kept in .pytest_cache/jax, which both workers, subprocesses and the next run share: compilation
-is most of the time that the tests take.
+Compilation is two thirds of the time that the tests take. Compiled functions are kept in .pytest_cache/jax, which both
+workers, subprocesses and the next run share; and tests that are not slow, which compute little, go without most of the
+compiler's optimisations.
 """
 
 import os
@@ -18,3 +19,10 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 # Not where users' arguments arrive (networks, tasks, kernels): there our own messages are what is tested.
 install_import_hook(["fieldprob.gp", "fieldprob.theory", "fieldprob.statistics"], "beartype.beartype")
+
+
+def pytest_runtest_setup(item):
+    """Before any fixture of the test; subprocesses inherit the environment."""
+    quick = item.get_closest_marker("slow") is None and item.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))

@@ -198,6 +198,13 @@ def test_a_proposal_that_does_not_fit_its_site_is_refused(proposal, message):
         NeuronJumps(WALK, proposal).init(jax.random.key(0), 0, Z)
 
 
+def test_jumps_on_a_potential_are_not_tempered():
+    with pytest.raises(ValueError, match="NeuronJumps, whose potential_fn is that of the kernel in it"):
+        ReplicaExchange(
+            NeuronJumps(HilbertHMC(potential_fn=wells), WIDE), [1.0, 2.0], prior_potential_fn=lambda z: jnp.sum(z**2)
+        )
+
+
 @pytest.mark.parametrize(("direction", "along"), [(np.zeros(2), WIDE), (np.ones(2), dist.Normal(jnp.zeros(2), 1.0))])
 def test_a_law_without_a_direction_or_of_several_numbers_is_refused(direction, along):
     with pytest.raises(ValueError, match="give (a vector of finite numbers|the law of one number)"):

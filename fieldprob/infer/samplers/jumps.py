@@ -10,7 +10,6 @@ is right; it is of use where q is about the law of a neuron. Neurons of a wide n
 that a mean-field theory supplies q, and the barrier between wells does not enter the time that it takes to mix.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -20,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
+from fieldprob.infer.samplers.around import KernelAround
 from fieldprob.infer.samplers.base import metropolis
 from fieldprob.infer.samplers.tempered import follows_protocol
 
@@ -55,7 +54,7 @@ class NeuronJumpsState(NamedTuple):
     rng_key: Any
 
 
-class NeuronJumps(MCMCKernel):
+class NeuronJumps(KernelAround):
     """A kernel, and after each of its transitions some jumps of single neurons.
 
     Args:
@@ -96,10 +95,9 @@ class NeuronJumps(MCMCKernel):
                 f"proposal is {proposal!r}: give the distribution of one neuron without batch dimensions, "
                 "{'weight_0': dist.Normal(0, 1).expand([inputs]).to_event(1)}."
             )
-        self._kernel = kernel
+        super().__init__(kernel)
         self._proposal = dict(proposal) if isinstance(proposal, Mapping) else proposal
         self._jumps = int(jumps)
-        self._sample_fn = None
 
     # --- NumPyro's interface ----------------------------------------------------------------------------------------
 
@@ -109,7 +107,7 @@ class NeuronJumps(MCMCKernel):
         keys = jax.random.split(rng_key) if single else jnp.swapaxes(jax.vmap(jax.random.split)(rng_key), 0, 1)
         inner = self._kernel.init(keys[0], num_warmup, init_params, model_args, dict(model_kwargs or {}))
         self._check_shapes(inner.z if single else jax.tree.map(lambda x: x[0], inner.z))
-        self._sample_fn = self.sample
+        self._inner, self._sample_fn = self._kernel, self.sample
         zero = jnp.zeros_like(inner.accept_prob)
         return NeuronJumpsState(
             i=jnp.zeros_like(inner.i),
@@ -138,47 +136,18 @@ class NeuronJumps(MCMCKernel):
         )
 
     @property
-    def model(self):
-        return self._kernel.model
-
-    @property
-    def sample_field(self):
-        return "z"
-
-    @property
     def default_fields(self):
         return ("z", "diverging", "jump_accept_prob")
-
-    def postprocess_fn(self, model_args, model_kwargs):
-        """Unconstrained to constrained latent sites, with the deterministic ones."""
-        return self._kernel.postprocess_fn(model_args, dict(model_kwargs or {}))
 
     def get_diagnostics_str(self, state) -> str:
         return f"{self._kernel.get_diagnostics_str(state.inner)}; jumps accepted {state.jump_accept_prob:.2f}"
 
-    def __getstate__(self):
-        return self.__dict__ | {"_sample_fn": None}
-
     # --- kernels inside kernels -------------------------------------------------------------------------------------
-
-    def get_potential_fn(self, model_args=(), model_kwargs=None):
-        """z -> U(z); after `init`."""
-        return self._kernel.get_potential_fn(model_args, dict(model_kwargs or {}))
 
     def refresh(self, state, model_args=(), model_kwargs=None):
         """The state with energy and gradient recomputed at `state.z` (one chain)."""
         inner = self._kernel.refresh(state.inner._replace(z=state.z), model_args, dict(model_kwargs or {}))
         return state._replace(inner=inner, **self._of_kernel(inner))
-
-    def wrap_model(self, wrapper) -> "NeuronJumps":
-        """A copy of this kernel bound to `wrapper(model)`; needs `init` again."""
-        new = copy.copy(self)
-        new._kernel, new._sample_fn = self._kernel.wrap_model(wrapper), None
-        return new
-
-    @property
-    def _potential_fn(self):
-        return self._kernel._potential_fn
 
     # --- one chain --------------------------------------------------------------------------------------------------
 

@@ -9,17 +9,16 @@ so that a hot replica crosses barriers and hands what it finds down to the targe
 a swap needs, is that of the observed sites and factors, or U.
 """
 
-import copy
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity, is_prng_key
 
 from fieldprob.infer.samplers import ladder
+from fieldprob.infer.samplers.around import KernelAround
 from fieldprob.infer.samplers.tempered import BETA, bind_temperature, check_kernel, draw_prior
 
 
@@ -69,7 +68,7 @@ class ReplicaExchangeState(NamedTuple):
     rng_key: Any
 
 
-class ReplicaExchange(MCMCKernel):
+class ReplicaExchange(KernelAround):
     """Parallel tempering around a kernel, its replicas vectorised on one device.
 
     Each draw moves all replicas by the kernel, then swaps positions of neighbouring slots, even and odd pairs in turn.
@@ -139,18 +138,13 @@ class ReplicaExchange(MCMCKernel):
             raise ValueError("prior_potential_fn is for likelihood tempering of a kernel on a potential_fn: omit it.")
         if prior_draws and (kernel.model is None or self._start[-1] > 0):
             raise ValueError("prior_draws needs a kernel on a model, and an infinite last temperature.")
-        self._kernel = kernel
+        super().__init__(kernel)
         self._tempering = tempering
         self._adapt_ladder = adapt_ladder
         self._swap_every = int(swap_every)
         self._prior_draws = prior_draws
         self._prior_potential_fn = prior_potential_fn
         self._num_warmup = 0
-        self._forget()
-
-    def _forget(self) -> None:
-        self._inner: Any = None
-        self._sample_fn = None
 
     # --- NumPyro's interface ----------------------------------------------------------------------------------------
 
@@ -220,48 +214,20 @@ class ReplicaExchange(MCMCKernel):
         return jax.lax.cond(due, exchange, identity, state)
 
     @property
-    def model(self):
-        return self._kernel.model
-
-    @property
-    def sample_field(self):
-        return "z"
-
-    @property
     def default_fields(self):
         return ("z", "diverging", "swap_accept_prob", "round_trips", "energies", "inverse_temperatures")
-
-    def postprocess_fn(self, model_args, model_kwargs):
-        """Unconstrained to constrained latent sites, with the deterministic ones."""
-        return identity if self._inner is None else self._inner.postprocess_fn(model_args, dict(model_kwargs or {}))
 
     def get_diagnostics_str(self, state) -> str:
         cold = self._kernel.get_diagnostics_str(jax.tree.map(lambda x: x[0], state.inner))
         low, high = jnp.min(state.swap_accept_prob), jnp.max(state.swap_accept_prob)
         return f"{cold}; swaps accepted {low:.2f} to {high:.2f}, {state.round_trips} round trips"
 
-    def __getstate__(self):
-        return self.__dict__ | {"_sample_fn": None}
-
     # --- kernels inside kernels -------------------------------------------------------------------------------------
-
-    def get_potential_fn(self, model_args=(), model_kwargs=None):
-        """z -> U(z) of the target; after `init`."""
-        if self._inner is None:
-            raise RuntimeError("ReplicaExchange.get_potential_fn: run `init` first.")
-        return self._inner.get_potential_fn(model_args, dict(model_kwargs or {}))
 
     def refresh(self, state, model_args=(), model_kwargs=None):
         """The state with all energies and gradients recomputed for these arguments of the model."""
         refresh = partial(self._refresh, model_args=model_args, model_kwargs=model_kwargs)
         return jax.vmap(refresh)(state) if jnp.ndim(state.i) else refresh(state)
-
-    def wrap_model(self, wrapper) -> "ReplicaExchange":
-        """A copy of this kernel bound to `wrapper(model)`; needs `init` again."""
-        new = copy.copy(self)
-        new._kernel = self._kernel.wrap_model(wrapper)
-        new._forget()
-        return new
 
     # --- one chain --------------------------------------------------------------------------------------------------
 
