@@ -322,6 +322,7 @@ def test_the_gaussian_closure_of_x9_to_the_printed_digits(x9):
     np.testing.assert_allclose(eigenvalues, [2.12, 1.51, 0.27], atol=5.1e-3)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     "average", ["importance", pytest.param("particles", marks=[pytest.mark.slow, pytest.mark.long])]
 )

@@ -67,6 +67,7 @@ def test_p_values_of_exact_means_and_variances_are_not_too_small():
         assert np.mean(p < 0.5) > 0.35  # and not useless: six standard errors below a half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_the_verdict_on_an_exact_theory_errs_no_more_often_than_it_says(correlation):
     # the rate is stated for the whole verdict: 60 verdicts on 4 means and 4 variances each; false alarm 1e-6

@@ -43,6 +43,7 @@ def test_p_values_of_streamed_means_and_variances_are_uniform():
     assert wrong.verdicts == {"exact": "differs"}
 
 
+@pytest.mark.slow
 def test_streamed_and_kept_draws_have_the_same_moments_and_like_errors():
     x = autoregression(np.random.default_rng(1))
     kept = xr.Dataset({"q": (("chain", "draw", "mode"), x)})

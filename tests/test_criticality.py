@@ -144,6 +144,7 @@ def test_the_gradient_of_a_dead_signal_is_the_response_to_a_small_bias():
     np.testing.assert_allclose(slope, 1 / (1 - 2 / np.pi), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_phase_diagram_changes_phase_at_the_edge():
     w, b = np.linspace(0.2, 3.0, 8), np.linspace(0.0, 0.4, 5)
     diagram = kernels.phase_diagram("erf", w, b)
@@ -158,6 +159,7 @@ def test_the_phase_diagram_changes_phase_at_the_edge():
     assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()] == ["edge of chaos", "undefined"]
 
 
+@pytest.mark.slow
 def test_a_variance_that_diverges_is_drawn_on_a_logarithmic_scale():
     grid = np.linspace(0.5, 2.5, 60), np.linspace(0.0, 0.5, 10)
     norms = {

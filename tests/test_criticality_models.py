@@ -30,6 +30,7 @@ def result():
     return load("criticality").study(draws=2000, width=300).run(progress=False)
 
 
+@pytest.mark.slow
 def test_what_is_learned_at_the_edge_of_chaos_is_response_times_force(result):
     """First order against 2000 networks of width 300, 41 numbers in which it is off by O(1/width); false-alarm rate
     of the verdict 1e-5. The limit learns nothing."""
@@ -113,6 +114,7 @@ def test_figures_of_the_studies(result):
     assert labels[:5] == [f"kernel {layer}" for layer in range(1, 6)] and "edge of chaos, 1.376" in labels
 
 
+@pytest.mark.slow
 def test_prior_fluctuations_in_three_phases():
     """03 E7 at width 512, depth 5: mean and relative variance of the kernels of 4000 networks a phase, to first order;
     false-alarm rate of the verdict 1e-5."""

@@ -97,6 +97,7 @@ def test_degenerate_modes_are_independent_features_and_the_target_lies_along_one
     np.testing.assert_allclose(a["learnability"], b["learnability"][:, :, [0, 3]], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_poisson_number_of_points_has_its_mean_and_may_be_zero():
     """A single mode and no noise in the labels: n points leave the error c²/(1 + λ Σφ²/κ²)², c² where n is zero.
 

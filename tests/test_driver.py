@@ -233,6 +233,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory cannot be read here")
 def test_resident_memory_stays_flat_while_matrices_are_streamed(tmp_path, monkeypatch):
     """200 x 200 matrices, 2 x 3000 draws, 1.9 GB if they were kept; the second half of the run adds no 30 MB."""

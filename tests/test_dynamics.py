@@ -294,6 +294,7 @@ def ensemble():
     return simulate(4000)
 
 
+@pytest.mark.slow
 def test_langevin_dynamics_has_the_predicted_moments_at_all_times(ensemble):
     """X10 small: mean and variance of curves, and of one time against a theory at that time; false alarm 1e-6 each."""
     theory = predict(linear, TASK, times=TIMES)

@@ -63,6 +63,7 @@ def test_linear_network_at_every_width(N, accuracy, scaling):
     assert np.all(np.abs(theory.mean["f"][:, 0] - mean) < 10 * theory.error["f"][:, 0] + 1e-12)
 
 
+@pytest.mark.slow
 def test_three_points_and_a_test_point():
     points = np.concatenate([X, [[-0.5, 0.8], [0.3, 0.3]]])
     task = fp.Task(points[:3], np.array([0.9, -0.6, 0.2]), 0.3, points[3:])

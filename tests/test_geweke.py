@@ -174,6 +174,7 @@ DEFECTS = {
 QUICK = ("HilbertHMC accepts always", "MALA forgets the reverse proposal")  # the others take long to compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defect", [d if d in QUICK else pytest.param(d, marks=(pytest.mark.slow, pytest.mark.long)) for d in DEFECTS]
 )

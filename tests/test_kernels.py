@@ -255,6 +255,7 @@ def target():
     return Gaussian(dimension=20, condition=30.0)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", ADJUSTED)
 def test_adjusted_kernels_have_the_mean_and_covariance_of_a_correlated_gaussian(name, target):
     """With adaptation, from starts out of equilibrium; the reference is not that of the target."""

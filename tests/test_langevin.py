@@ -163,6 +163,7 @@ def stationary():
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("Kernel", "inflation"), [(ULA, 2.0), (LeimkuhlerMatthews, 1.0)])
 def test_variance_in_the_stiff_directions_is_that_of_b5_and_b7_to_three_digits(stationary, Kernel, inflation):
     """At ηλ = 1 ULA's variance is 1/(1 − ½) = 2 times the exact one, and Leimkuhler–Matthews' is exact."""
@@ -243,6 +244,7 @@ def everything():
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ULA", "LeimkuhlerMatthews", "MALA"])
 def test_mobility_weight_decay_and_temperature_give_the_law_of_the_lyapunov_equation(everything, name):
     draws, covariance, exact, accept_prob = everything[name]
@@ -313,6 +315,7 @@ LINEAR = LinearModel()
 LARGEST = LINEAR.curvatures.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fraction", "Kernels"), [(1.0, (ULA, LeimkuhlerMatthews)), (0.5, (ULA, MALA)), (0.25, (ULA,))]
 )

@@ -23,6 +23,7 @@ def gaussian_features(ridge, points, datasets, modes):
     return samples, learning_curves.renormalised_ridge(spectrum, population).mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ridge", [pytest.param(0.001, marks=pytest.mark.slow), 0.1, pytest.param(1.0, marks=pytest.mark.slow)]
 )
@@ -83,6 +84,7 @@ def first_mode(interval, ridge, noise, datasets, poisson, seed=0):
     return mean, error, kernel, corrected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poisson", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_first_correction_accounts_for_what_the_equivalent_kernel_misses(interval, poisson):
     """X4: mode 1 is missed by −0.0236 (fixed) and −0.0287 (Poisson); what is left is of second order. 6 s.e.: 1e-7."""

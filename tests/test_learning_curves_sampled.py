@@ -56,6 +56,7 @@ def test_renormalised_ridge_predicts_regression_on_gaussian_features(ridge):
     gaussian_case(ridge, modes=150, points=40, sets=200, allowed=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poisson", [False, True], ids=["fixed", "Poisson"])
 def test_a_mode_that_holds_the_error_scatters_more(poisson):
     """A target in one of 60 equal modes, 30 points: its coefficient has twice (four times) the others' variance."""
@@ -133,6 +134,7 @@ def misses(features, points, ridge, label_noise, poisson, sets):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("features", "poisson"), [("cosine", False), ("cosine", True), ("gaussian", False)])
 def test_first_correction_predicts_regression_where_variance_is_far_below_the_ridge(features, poisson):
     """120 points, ridge 32, where v/ridge reaches 0.05: what is left is below 5 standard errors and 15 % of it.

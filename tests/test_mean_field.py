@@ -54,6 +54,7 @@ def test_the_self_consistent_measure_by_hand():
     np.testing.assert_allclose(theory.mean["weight_covariance"], (w.T * p) @ w, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_sides_agree_when_sampled_and_their_error_is_right():
     """Importance samples against the quadrature, 6 standard errors."""
     exact, theory = mean_field(32, "erf"), mean_field(32, "erf", average="importance", key=jax.random.key(4))

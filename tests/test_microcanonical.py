@@ -59,6 +59,7 @@ def too_often(key, log_ratio, proposal, new_proposal):
     return static_binomial_sampling(key, 0.5 * log_ratio, proposal, new_proposal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [None, always, too_often])
 def test_a_broken_acceptance_rule_of_the_adjusted_kernel_shows_in_the_covariance(monkeypatch, rule):
     """At a step that is accepted two times out of three; the right rule passes."""
@@ -95,6 +96,7 @@ def excess(run):
     return ((run.draws - ROUND.mean) ** 2).mean((1, 2)) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("desired", [LARGE, SMALL])
 def test_the_step_size_meets_the_energy_variance_asked_for(unadjusted, desired):
     """To 10 %: the predictor remembers 150 steps."""

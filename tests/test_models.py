@@ -26,6 +26,7 @@ def digits():
     return load("bnn").study(**SMALL, width=8, noise_variance=0.2).run(progress=False)
 
 
+@pytest.mark.slow
 def test_a_narrow_network_differs_from_its_limit_on_digits(digits):
     assert digits.comparison.verdicts == {"limit": "differs"}
     assert set(digits.comparison.summary().reset_index()["statistic"]) >= {"f", "f_test", "kernel_1", "alignment_1"}
@@ -38,6 +39,7 @@ def test_results_survive_the_disk(digits, tmp_path):
     assert again.comparison.verdicts == digits.comparison.verdicts
 
 
+@pytest.mark.slow
 def test_sampled_hyperparameters_agree_with_quadrature():
     """Two independent routes to one posterior: the verdict's own false-alarm rate is set to 1e-5."""
     result = load("gp_regression").study(**SMALL).run(progress=False)
@@ -56,6 +58,7 @@ def test_slopes_and_noise_that_differs_from_point_to_point_agree_with_quadrature
     assert comparison.verdicts["without slopes"] == "differs"
 
 
+@pytest.mark.slow
 def test_outputs_sampled_at_fixed_hyperparameters_agree_with_the_limit():
     result = load("gp_regression").study(**SMALL, hyperparameters=False).run(progress=False)
     assert fp.compare(result.samples, result.predictions, false_alarm=1e-5).verdicts["limit"] == "agrees"

@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MARKS = {
     "criticality_phase_diagram": (pytest.mark.slow, pytest.mark.long),
+    "quickstart": pytest.mark.slow,
     "grokking": pytest.mark.slow,
     "learnability_bound": pytest.mark.slow,
     "renormalisation": pytest.mark.slow,

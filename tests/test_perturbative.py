@@ -212,6 +212,7 @@ def test_one_point_has_an_error_of_second_order(name):
     assert np.all((ratios > 1.8) & (ratios < 2.2)), errors
 
 
+@pytest.mark.slow
 def test_first_order_fails_in_mean_field_scaling():
     """The correction does not shrink with N where features are learned: a required failure."""
     errors = []

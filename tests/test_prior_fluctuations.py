@@ -446,6 +446,7 @@ def check_phase(phase, N, sampled):
     return N * found[-1]
 
 
+@pytest.mark.slow
 def test_fluctuations_at_the_edge_of_chaos():
     """03 E7, small."""
     check_phase("critical", 64, sampled_at_one_input(EDGE, 0.0, 0.5, 64, 10, 4000, 8))

@@ -128,6 +128,7 @@ DEFECTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defect",
     [d if d.startswith("Adjusted") else pytest.param(d, marks=(pytest.mark.slow, pytest.mark.long)) for d in DEFECTS],

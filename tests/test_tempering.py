@@ -119,6 +119,7 @@ def likelihood_slots():
     return run_slots(HMC(linear_gaussian, num_steps=3, trajectory_length=None), [1, 2, 8, np.inf])
 
 
+@pytest.mark.slow
 def test_every_slot_has_the_gaussian_law_of_its_temperature_where_the_likelihood_is_tempered(likelihood_slots):
     assert worst(law_scores(likelihood_slots, "likelihood"), CHAINS) < 1
     assert np.all(np.asarray(likelihood_slots.state.swap_accept_prob) > 0.2)
@@ -136,6 +137,7 @@ def _always(betas, energies):
     return jnp.zeros(len(energies) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["sign flipped", "always accepted", "not refreshed"])
 def test_a_broken_exchange_is_caught_by_the_law_of_the_slots(monkeypatch, broken):
     if broken == "not refreshed":
@@ -362,6 +364,7 @@ def test_mcmc_collects_the_fields_of_its_state_and_goes_on_where_it_stopped():
     assert "round trips" in text and "swaps accepted" in text
 
 
+@pytest.mark.slow
 def test_a_batch_of_chains_makes_the_draws_of_each_alone_and_a_pickled_kernel_the_same_again():
     kernel = ReplicaExchange(MALA(two_sites), 3)
     keys = jax.random.split(jax.random.key(1), 2)

@@ -109,6 +109,7 @@ def test_importance_samples_have_the_moments_of_the_quadrature():
     assert abs(weights.sum() - 1) < 6 * error
 
 
+@pytest.mark.slow
 def test_particles_draw_from_the_self_consistent_measure():
     """Against the saddle on a grid: kernel within 6 standard errors of 4800 independent draws."""
     n = neuron(X2, "erf")

@@ -246,6 +246,7 @@ def test_formulas_of_langevin_training_are_the_limit_of_small_steps():
         assert np.abs(2 * fine - coarse).max() < 0.03 * np.abs(coarse).max()
 
 
+@pytest.mark.slow
 def test_langevin_training_has_the_predicted_mean_two_time_covariance_and_fluctuation_dissipation_ratio():
     """10^4 trajectories: mean, covariance, and covariance with the third time against the exact discretised law, false
     alarm below 1e-6; at late times [C(t', t') - C(t, t')] / T int R -> 1 (G4)."""

@@ -143,6 +143,7 @@ def too_often(slice, delta_energy, proposal, new_proposal):
 ghmc_rule = ghmc.nonreversible_slice_sampling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [always, too_often])
 def test_a_broken_acceptance_rule_of_generalised_hmc_shows_in_the_covariance(monkeypatch, rule):
     monkeypatch.setattr(ghmc, "nonreversible_slice_sampling", rule)
@@ -150,6 +151,7 @@ def test_a_broken_acceptance_rule_of_generalised_hmc_shows_in_the_covariance(mon
         assert_moments(run_ghmc().draws, MEAN, COVARIANCE)
 
 
+@pytest.mark.slow
 def test_a_momentum_that_is_not_reversed_at_rejection_shows_in_the_covariance(monkeypatch):
     monkeypatch.setattr(ghmc.hmc, "flip_momentum", lambda state: state)
     with pytest.raises(AssertionError, match="largest"):

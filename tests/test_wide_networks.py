@@ -79,6 +79,7 @@ def test_wide_networks_of_every_activation_have_the_kernels_of_the_limit(phi):
     assert np.all(error < 0.03)
 
 
+@pytest.mark.slow
 def test_distances_shrink_in_the_ordered_phase_at_the_rate_of_the_correlation_depth():
     """erf at bias variance 0.05: two inputs at 1 - c = 1e-4, fifty layers. The rate of log(1 - c) is
     1/xi_c + A / N + B / N^2 with widths 50 to 400: the fitted limit within 5 standard errors, A resolved."""
