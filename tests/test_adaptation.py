@@ -434,6 +434,7 @@ def test_no_signal_no_adaptation(activation):
     assert np.isclose(theory.log_evidence, fp.theory.limit(net, task).log_evidence, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_wide_networks_reach_the_limit(order):
     X, y = RNG.normal(size=(5, 2)), RNG.normal(size=5)

@@ -33,6 +33,7 @@ def gaussian():
     return data_average(spectrum(), population, datasets=2000, modes=MODES, seed=1, progress=False)["posterior"]
 
 
+@pytest.mark.slow
 def test_posterior_variance_is_the_sum_over_modes_of_what_was_not_learned(gaussian):
     left = (EIGENVALUES * (1 - gaussian["learnability"])).sum("mode")
     np.testing.assert_allclose(left, gaussian["posterior_variance"], rtol=1e-10)

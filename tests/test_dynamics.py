@@ -439,6 +439,7 @@ def test_networks_under_gradient_flow_approach_the_ntk_ensemble_as_one_over_widt
     assert np.max(np.abs(extrapolated / error)) < 5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_bias_of_gradient_flow_is_linear_in_inverse_width():
     """Widths 16 to 64, 10000 networks each: a weighted fit c / N + d / N^2 without a constant describes all (chi^2 at

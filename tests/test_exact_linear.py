@@ -317,6 +317,7 @@ def test_maps_over_noise():
     np.testing.assert_allclose(mapped[1], single, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scaling", [pytest.param("standard", marks=[pytest.mark.slow, pytest.mark.long]), "mean-field"]
 )

@@ -55,7 +55,7 @@ def assert_same(a, b):
         ("erf", 1, "standard"),
         pytest.param("erf", 2, "mean-field", marks=pytest.mark.slow),
         pytest.param("relu", 1, "mean-field", marks=pytest.mark.slow),
-        pytest.param("relu", 2, "standard", marks=pytest.mark.slow),
+        pytest.param("relu", 2, "standard", marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_every_face_has_the_posterior_of_brute_force(phi, depth, scaling):
@@ -86,6 +86,7 @@ def test_limit_face_samples_the_gaussian_process_posterior():
     assert abs(loss - theory.mean["train_loss"]) / error < THRESHOLD
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_limit_is_approached_as_one_over_width_at_standard_scaling():
     """Fit m_N = m_inf + c1 / N + c2 / N^2 to independent draws: m_inf is the limit's, c1 is not zero."""

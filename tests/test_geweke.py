@@ -109,9 +109,9 @@ def largest_score(kernel, face, marginal, **options):
     ("name", "face", "options"),
     [
         ("HilbertHMC", "weights", {}),
-        ("HilbertHMC", "collapsed", {"step_size": 0.55}),
+        pytest.param("HilbertHMC", "collapsed", {"step_size": 0.55}, marks=pytest.mark.slow),
         pytest.param("MALA", "weights", {}, marks=pytest.mark.slow),
-        ("GHMC", "weights", {}),
+        pytest.param("GHMC", "weights", {}, marks=pytest.mark.slow),
         pytest.param("AdjustedMCLMC", "weights", {}, marks=pytest.mark.slow),
         pytest.param("PreconditionedCrankNicolson", "collapsed", {}, marks=pytest.mark.slow),
         pytest.param("NeuronJumps", "collapsed", {}, marks=pytest.mark.slow),

@@ -107,6 +107,7 @@ DEEP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n in ("erf, gelu", "erf, relu, tangent") else pytest.param(n, marks=pytest.mark.slow) for n in DEEP]
 )

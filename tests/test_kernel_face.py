@@ -457,6 +457,7 @@ def test_every_latent_obeys_its_virial_identity():
     assert any(np.max(np.abs(e.value - 1) / e.error) > 10 for e in found.prior.mean.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["scalar", pytest.param("matrix", marks=pytest.mark.slow)])
 def test_the_conjugate_kernel_is_measured_from_residuals(noise):
     """03, (43), and the readout's Ward identities (44), on the faces weights and kernels of one network."""

@@ -274,6 +274,7 @@ def relative_error_of_the_variance(kernel, temperature, chains=8192, draws=10):
     return square.mean() / exact - 1, square.std(ddof=1) / np.sqrt(chains) / exact
 
 
+@pytest.mark.slow
 def test_only_mala_is_exact_where_the_potential_is_not_quadratic():
     T, bias = 0.5, {}
     for Kernel in (ULA, LeimkuhlerMatthews, MALA):

@@ -272,6 +272,7 @@ def importance_moments(regression, seed, draws=50_000):
     return np.append(average, density.mean()), np.append(error, density.std() / np.sqrt(draws))
 
 
+@pytest.mark.slow
 def test_weights_and_collapsed_faces_have_the_posterior_of_importance_sampling_by_hand():
     """Importance sampling from the prior: 5e4 draws by hand with the readout integrated out, and as many of each face
     through its NumPyro model. Moments of the test outputs and the evidence: within 6 combined errors (false alarm below

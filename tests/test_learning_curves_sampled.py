@@ -51,6 +51,7 @@ def gaussian_case(ridge, modes, points, sets, allowed):
     assert np.all(np.abs(mean / variance - 1)[:20] < (5 * error / variance)[:20] + 2 / points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 1.0])
 def test_renormalised_ridge_predicts_regression_on_gaussian_features(ridge):
     gaussian_case(ridge, modes=150, points=40, sets=200, allowed=0.02)

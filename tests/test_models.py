@@ -91,6 +91,7 @@ def test_limit_is_approached_with_width_at_standard_scaling_only():
     assert distance["mean-field", 64] > 3 * distance["standard", 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["gaussian", pytest.param("circle", marks=pytest.mark.slow)])
 def test_learning_curves_of_the_shipped_study_run_and_are_compared(features, tmp_path):
     result = load("learning_curve").study(features=features, points=(10, 40), datasets=300).run(progress=False)

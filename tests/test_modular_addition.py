@@ -309,6 +309,7 @@ def reference(study, P, N, sextic, draws, scale=1.5):
     return {n: (mean[n], np.sqrt(w**2 @ (x - mean[n]) ** 2)) for n, x in values.items()}
 
 
+@pytest.mark.slow
 def test_two_neurons_against_reweighted_draws():
     """Modulus 3 against brute force in NumPy: three numbers within 5 combined standard errors (false alarm 2e-6)."""
     P, N, sextic = 3, 2, 1.0

@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 MARKS = {
     "criticality_phase_diagram": (pytest.mark.slow, pytest.mark.long),
     "quickstart": pytest.mark.slow,
-    "grokking": pytest.mark.slow,
+    "grokking": (pytest.mark.slow, pytest.mark.long),
     "learnability_bound": pytest.mark.slow,
     "renormalisation": pytest.mark.slow,
     "learning_curves": (pytest.mark.slow, pytest.mark.long),

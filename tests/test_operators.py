@@ -270,6 +270,7 @@ def network_task(outputs=1):
     return fp.Task(X, rng.normal(size=(4, outputs)), 0.3, Z, rng.normal(size=(2, outputs)), observations=[slope, mean])
 
 
+@pytest.mark.slow
 def test_the_collapsed_face_is_the_weights_face_with_the_readout_integrated_out():
     """For fixed hidden weights the rows are linear in the readout: their Gaussian density by hand, to 1e-10."""
     net, task = fp.Mlp(5, 1, "erf", bias_variance=0.3, scaling="mean-field"), network_task(outputs=2)

@@ -236,6 +236,7 @@ def test_an_indefinite_covariance_is_refused():
 # --- draws of neurons, deep networks ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "depth"), [("erf", 1), pytest.param("sin", 2, marks=[pytest.mark.slow, pytest.mark.long])]
 )

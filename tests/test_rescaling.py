@@ -182,6 +182,7 @@ def test_nonlinear_network_is_its_limit_kernel_rescaled():
         np.testing.assert_allclose(a.covariance["f_test"], b.covariance["f_test"], rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [pytest.param("tree", marks=[pytest.mark.slow, pytest.mark.long]), "saddle"])
 def test_deep_factors_solve_their_equations_and_approach_the_exact_answer(order):
     """02 (60): Q_l = 1 + B/N_l. The error of the mean falls as 1/N at chi = N, where both orders are leading."""

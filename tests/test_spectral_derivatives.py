@@ -16,6 +16,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("theory", [fp.theory.exact_linear, fp.theory.rescaling, fp.theory.adaptation])
 def test_derivatives_where_eigenvalues_coincide(theory, inputs):

@@ -125,6 +125,7 @@ def test_every_slot_has_the_gaussian_law_of_its_temperature_where_the_likelihood
     assert np.all(np.asarray(likelihood_slots.state.swap_accept_prob) > 0.2)
 
 
+@pytest.mark.slow
 def test_every_slot_has_the_gaussian_law_of_its_temperature_where_the_potential_is_tempered():
     assert worst(law_scores(run_potential(), "potential"), CHAINS) < 1
 

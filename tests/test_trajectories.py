@@ -406,6 +406,7 @@ def test_the_error_of_the_variance_is_that_of_repeated_ensembles():
     assert float(tree["trajectory"]["z_variance_error"][0]) == pytest.approx(exact, rel=0.25)
 
 
+@pytest.mark.slow
 def test_float32_networks_move_too_and_compare_at_a_time():
     with jax.enable_x64(False):
         task = fp.tasks.linear_teacher(5, 3, test=2, noise_variance=0.1, seed=0)
