@@ -20,7 +20,6 @@ one mean field as they grow.
 
 from dataclasses import replace
 from functools import partial
-from math import factorial
 from typing import Literal
 
 import jax
@@ -78,14 +77,12 @@ def data_network(net, task, *, teacher, degrees, edges, threshold, **options):
     with numpyro.handlers.trace() as sites:
         fp.regression(net, task, **options)
     W = hidden_weights({"weight_0": sites["weight_0"]["value"]}, net)
-    m, q = along_teacher(W, teacher), jnp.sum(W**2, axis=1)
+    m = along_teacher(W, teacher)
     F = net.output_features(net.activations[0].phi(task.X @ W.T))
     noise = net.effective_noise(task)
     readout = fp.gp.coefficients(F.T @ F / noise, F.T @ task.y[:, 0] / noise).mean
-    h = overlaps(net.activations[0], m, q, degrees) * jnp.sqrt(net.readout_variance / net.chi / net.widths[0])
-    norms = np.sqrt([factorial(k) for k in degrees])
-    target = np.array([teacher.coefficients[k] if k < len(teacher.coefficients) else 0.0 for k in degrees])
-    record_residual(target - h @ readout / norms, degrees)
+    readout = readout * jnp.sqrt(net.readout_variance / net.chi / net.widths[0])
+    record_residual(fp.networks.polynomial_residual(net.activations[0], W, readout, teacher, degrees), degrees)
     record_neurons(m, net.activations[0], edges, threshold)
 
 

@@ -10,7 +10,7 @@ the posterior of the same task is sampled too, by HMC, to show where training is
 """
 
 from functools import partial
-from math import factorial, sqrt
+from math import sqrt
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,16 +34,14 @@ TIMES = 60
 COLOURS = {"train": "#0072B2", "test": "#D55E00", "linear": "#009E73", "cubic": "#CC79A7"}
 
 
-def neurons(net, task, coefficients, threshold, z):
+def neurons(net, task, teacher, threshold, z):
     """Statistics of the neurons at whitened weights z: `residual` (mode), what of the polynomials He_1 and He_3 of the
     teacher is not learned, an average over all inputs; `overlap_histogram` (bin) and `specialised_fraction`."""
     W = z["weight_0"] * jnp.sqrt(net.weight_variance[0] / task.inputs)
     readout = z["readout"][:, 0] * jnp.sqrt(net.readout_variance / net.chi / net.widths[0])
     m = W[:, 0]
-    h = fp.theory.grokking.overlaps(net.activations[0], m, jnp.sum(W**2, axis=1), DEGREES)
-    norms = np.sqrt([factorial(k) for k in DEGREES])
     return {
-        "residual": jnp.asarray(coefficients) - h @ readout / norms,
+        "residual": fp.networks.polynomial_residual(net.activations[0], W, readout, teacher, DEGREES),
         "overlap_histogram": fp.statistics.histogram_density(m, EDGES),
         "specialised_fraction": fp.statistics.specialised_fraction(m, threshold),
     }
@@ -176,7 +174,7 @@ def study(
         task,
         sampler=train,
         sampling={
-            "measure": partial(neurons, net, task, coefficients, threshold),
+            "measure": partial(neurons, net, task, fp.tasks.HermiteTeacher((0.0, 1.0, 0.0, cubic)), threshold),
             "step_size": step_size,
             "steps": steps,
             "particles": particles,

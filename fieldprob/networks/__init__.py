@@ -2,11 +2,11 @@
 
 from fieldprob.networks.layers import AveragePooling, Convolution, Dense, Flatten, LayerNorm, Nonlinearity, Residual
 from fieldprob.networks.mlp import Mlp
-from fieldprob.networks.population import population_regression
+from fieldprob.networks.population import polynomial_residual, population_regression
 from fieldprob.networks.regression import regression
 from fieldprob.networks.sequential import Sequential
 
 __all__ = [
     "AveragePooling", "Convolution", "Dense", "Flatten", "LayerNorm", "Mlp", "Nonlinearity", "Residual", "Sequential",
-    "population_regression", "regression",
+    "polynomial_residual", "population_regression", "regression",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ matrix E[F F^T] and their overlaps with the target, both averages over the input
 data set is drawn, so that what differs from a mean-field theory of the population is due to the width alone.
 """
 
+from math import factorial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpyro
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from fieldprob.activations import Activation
 from fieldprob.gp.evidence import coefficients, log_evidence
 from fieldprob.networks.mlp import Mlp
 from fieldprob.networks.overlaps import check_degrees, check_direction, direction, overlaps
@@ -124,3 +126,34 @@ def along_teacher(W: Float[Array, "neurons inputs"], teacher: HermiteTeacher) ->
     [4.0]
     """
     return W[:, 0] if teacher.direction is None else W @ jnp.asarray(teacher.direction, W.dtype)
+
+
+def polynomial_residual(
+    activation: Activation,
+    W: Float[Array, "neurons inputs"],
+    readout: Float[Array, " neurons"],
+    teacher: HermiteTeacher,
+    degrees: tuple[int, ...] = (1, 3),
+) -> Float[Array, " degrees"]:
+    """Coefficients of teacher - f in He_k, on fresh Gaussian inputs, of a network f(x) = readout . phi(W x).
+
+    An average over all inputs, in closed form: nothing is drawn.
+
+    Args:
+        activation: phi.
+        W, readout: the weights themselves, with their scales.
+        teacher: the target, a polynomial of one direction.
+        degrees: k.
+
+    Source: theory 04, (3.1)-(3.3).
+
+    >>> import fieldprob as fp
+    >>> W, readout = jnp.eye(2), jnp.array([0.25, 1.0])
+    >>> linear = fp.activations.get("linear")
+    >>> polynomial_residual(linear, W, readout, HermiteTeacher((0, 1, 0, -1.2))).round(6).tolist()
+    [0.75, -1.2]
+    """
+    h = overlaps(activation, along_teacher(W, teacher), jnp.sum(W**2, axis=1), degrees)
+    norms = np.sqrt([factorial(k) for k in degrees])
+    target = [teacher.coefficients[k] if k < len(teacher.coefficients) else 0.0 for k in degrees]
+    return jnp.asarray(target) - h @ readout / norms

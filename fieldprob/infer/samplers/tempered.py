@@ -131,7 +131,7 @@ def check_kernel(kernel) -> None:
             f"kernel is {name}, which lacks get_potential_fn, refresh or wrap_model: its potential cannot be "
             "tempered. Give NUTS, HMC or a kernel of fieldprob.infer."
         )
-    if kernel.model is None and not hasattr(kernel, "_potential_fn"):
+    if getattr(kernel, "model", None) is None and not hasattr(kernel, "_potential_fn"):
         raise ValueError(
             f"kernel is {name}, whose potential_fn is that of the kernel in it: to temper it, give it a model."
         )
