@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from fieldprob.theory.solvers import minimise
-from fieldprob.theory.tilted import Neuron, Neurons, ascend_on_sphere
+from fieldprob.theory.tilted import BLOCKS, Neuron, Neurons, ascend_on_sphere
 
 _RADIAL_NODES = 64
 _ANGLES = 256
@@ -160,9 +160,10 @@ def strongest_wells(
 
 
 def about_wells(neuron: Neuron, found: Wells, samples: int, key) -> Float[Array, "samples directions"]:
-    """Draws from the wells in turn."""
+    """Draws from the wells in turn, so that each of the blocks that standard errors come from has all of them."""
     z = jax.random.normal(key, (samples, neuron.directions))
-    which = jnp.arange(samples) % len(found.modes)
+    i = jnp.arange(samples)
+    which = (i + i // BLOCKS) % len(found.modes)
     return found.modes[which] + jnp.einsum("sij,sj->si", found.factors[which], z)
 
 
