@@ -109,6 +109,15 @@ def test_importance_samples_have_the_moments_of_the_quadrature():
     assert abs(weights.sum() - 1) < 6 * error
 
 
+def test_every_block_of_the_errors_has_draws_of_every_well():
+    """Else the spread of blocks is that of wells, which are in fixed proportion: errors twenty times too large in the
+    case of theory 04's E5."""
+    found = neuron_sets.Wells(jnp.arange(8.0)[:, None], jnp.zeros((8, 1, 1)))
+    w = neuron_sets.about_wells(neuron(np.ones((1, 1)), "erf"), found, 240, jax.random.key(0))
+    counts = np.array([np.bincount(block, minlength=8) for block in np.asarray(w, int).reshape(-1, 16).T])
+    assert np.ptp(counts) <= 1 and np.all(counts.sum(axis=0) == 30)
+
+
 @pytest.mark.slow
 def test_particles_draw_from_the_self_consistent_measure():
     """Against the saddle on a grid: kernel within 6 standard errors of 4800 independent draws."""

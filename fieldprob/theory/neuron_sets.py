@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from fieldprob.theory.solvers import minimise
-from fieldprob.theory.tilted import Neuron, Neurons, ascend_on_sphere
+from fieldprob.theory.tilted import BLOCKS, Neuron, Neurons, ascend_on_sphere
 
 _RADIAL_NODES = 64
 _ANGLES = 256
@@ -19,6 +19,8 @@ _ARC_NODES = 12
 _WIDE = 1.7
 _WIDENED = 1.3
 _LENGTHS = np.array([1.0, 4.0, 8.0, 16.0])  # of neurons, in prior standard deviations of a weight
+_WELLS = 4  # of one length and sign
+_SAME = 0.8
 _FARTHEST = 1e3
 _STEPS = 800
 _ACCEPTANCE = 0.57
@@ -132,7 +134,8 @@ def wells(neuron: Neuron, tau: Float[Array, " points"], coupling, starts: Float[
         # a tilt that cannot be normalised has no maximum
         z = jnp.where(jnp.max(jnp.abs(z)) < _FARTHEST, z, start)
         curvature, axes = jnp.linalg.eigh(jax.hessian(energy)(z, args))
-        return jnp.sqrt(variance) * z, jnp.sqrt(_WIDENED * variance / jnp.clip(curvature, 1.0)) * axes
+        # symmetric: signs of the axes, and their rotations among equals, are arbitrary
+        return jnp.sqrt(variance) * z, (jnp.sqrt(_WIDENED * variance / jnp.clip(curvature, 1.0)) * axes) @ axes.T
 
     return Wells(*jax.lax.map(about, starts))
 
@@ -143,26 +146,34 @@ def strongest_wells(
 ) -> Wells:
     """The wells uphill of those neurons that respond most to the field, of either sign and of several lengths.
 
-    The tilt grows with u = phi . tau and the prior with the length of a neuron only, so that every well has neurons of
-    its length with a large |u| nearby; they are sought by ascent on spheres from the directions of `w`, which need not
-    have met a well themselves. Equal wells are found several times, and then have more of the draws.
+    The tilt grows with u = phi . tau and the prior with the length of a neuron only, so that a well has neurons of its
+    length with a locally largest |u| nearby; they are sought by ascent on spheres from the directions of `w`, which
+    need not have met a well themselves, and had better not: those that met one well would all lead to it. Of one length
+    and sign the largest four in distinct directions are kept, fewer if fewer are met: the same is then kept again, as
+    are equal wells of other lengths, and has more of the draws.
     """
     frozen, tau, w = jax.lax.stop_gradient((neuron, tau, w))
 
     def strongest(at):
         length, sign = at
-        best, values = ascend_on_sphere(lambda n: sign * frozen.features(length * n) @ tau, w)
-        return length * best[jnp.argmax(values)]
+        units, values = ascend_on_sphere(lambda n: sign * frozen.features(length * n) @ tau, w)
+
+        def next_one(values, _):
+            best = units[jnp.argmax(values)]
+            return jnp.where(units @ best > _SAME, -jnp.inf, values), length * best
+
+        return jax.lax.scan(next_one, values, None, _WELLS)[1]
 
     lengths, signs = jnp.meshgrid(jnp.sqrt(frozen.variance) * _LENGTHS, jnp.array([1.0, -1.0]))
     starts = jax.lax.map(strongest, (lengths.ravel(), signs.ravel()))
-    return wells(frozen, tau, coupling, starts)
+    return wells(frozen, tau, coupling, starts.reshape(-1, frozen.directions))
 
 
 def about_wells(neuron: Neuron, found: Wells, samples: int, key) -> Float[Array, "samples directions"]:
-    """Draws from the wells in turn."""
+    """Draws from the wells in turn, so that each of the blocks that standard errors come from has all of them."""
     z = jax.random.normal(key, (samples, neuron.directions))
-    which = jnp.arange(samples) % len(found.modes)
+    i = jnp.arange(samples)
+    which = (i + i // BLOCKS) % len(found.modes)
     return found.modes[which] + jnp.einsum("sij,sj->si", found.factors[which], z)
 
 

@@ -24,6 +24,7 @@ from fieldprob.activations import Activation
 from fieldprob.theory.setting import Setting
 
 SMALLEST_SAMPLE_SIZE = 200.0
+BLOCKS = 16  # neuron i of a sampled set is of block i modulo BLOCKS, for standard errors
 _CHUNK = 4096
 
 

@@ -85,7 +85,8 @@ def _importance_rounds(theory: str, neuron: Neuron, data: Data, base, tau, sampl
         tau, _, _ = saddle(neuron, neurons, data, tau)
         measure = measure_at(tau, neuron, neurons, data)
         covariance = 0.8 * (neurons.w * measure.probability[:, None]).T @ neurons.w + 0.2 * base
-        found = strongest_wells(neuron, tau, data.G / data.N, neurons.w)
+        of_the_prior = neurons.w[: len(neurons.w) // 4]  # the first part of the mixture
+        found = strongest_wells(neuron, tau, data.G / data.N, of_the_prior)
     neurons = importance(neuron, covariance, _multiple(samples), jax.random.fold_in(key, _ROUNDS), found)
     tau, sample_size = _solve(theory, neuron, neurons, data, tau)
     require_sample_size(theory, sample_size)

@@ -20,9 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from fieldprob.theory.solvers import Derivatives, minimise_convex, require_converged, root
-from fieldprob.theory.tilted import Neuron, Neurons, first_moment, over_neurons, second_moments, tilt
-
-_BLOCKS = 16
+from fieldprob.theory.tilted import BLOCKS, Neuron, Neurons, first_moment, over_neurons, second_moments, tilt
 
 
 class Data(NamedTuple):
@@ -244,6 +242,6 @@ def block_errors(observe, neuron: Neuron, neurons: Neurons, data: Data, tau: Flo
         return observe(neurons, measure_at(tau_block, neuron, neurons, data))
 
     # neighbours come from one part of a mixture: every block takes a neuron of each neighbourhood
-    blocks = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, _BLOCKS, *x.shape[1:]), 0, 1), neurons)
+    blocks = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, BLOCKS, *x.shape[1:]), 0, 1), neurons)
     spread = jax.lax.map(block, blocks)
-    return jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(_BLOCKS), spread)
+    return jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=1) / jnp.sqrt(BLOCKS), spread)
