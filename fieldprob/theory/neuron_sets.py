@@ -22,6 +22,7 @@ _LENGTHS = np.array([1.0, 4.0, 8.0, 16.0])  # of neurons, in prior standard devi
 _WELLS = 4  # of one length and sign
 _SAME = 0.8
 _FARTHEST = 1e3
+_BATCH = 256  # draws whose factors are held at once
 _STEPS = 800
 _ACCEPTANCE = 0.57
 
@@ -174,17 +175,18 @@ def about_wells(neuron: Neuron, found: Wells, samples: int, key) -> Float[Array,
     z = jax.random.normal(key, (samples, neuron.directions))
     i = jnp.arange(samples)
     which = (i + i // BLOCKS) % len(found.modes)
-    return found.modes[which] + jnp.einsum("sij,sj->si", found.factors[which], z)
+    return jax.lax.map(lambda at: found.modes[at[0]] + found.factors[at[0]] @ at[1], (which, z), batch_size=_BATCH)
 
 
 def log_density_about_wells(found: Wells, w: Float[Array, "samples directions"]) -> Float[Array, " samples"]:
     """Log density of their equal mixture, at any neurons."""
 
-    def one(mode, factor):
+    def one(well):
+        mode, factor = well
         z = jnp.linalg.solve(factor, (w - mode).T).T
         return _log_normal(z, 1.0) - jnp.linalg.slogdet(factor)[1]
 
-    return logsumexp(jnp.stack([one(*well) for well in zip(*found, strict=True)]), axis=0) - jnp.log(len(found.modes))
+    return logsumexp(jax.lax.map(one, tuple(found)), axis=0) - jnp.log(len(found.modes))
 
 
 def _log_normal(w, variance):
