@@ -308,6 +308,7 @@ def test_langevin_dynamics_has_the_predicted_moments_at_all_times(ensemble):
         assert fp.compare(ensemble, wrong, false_alarm=1e-6).verdicts == {"langevin": "differs"}
 
 
+@pytest.mark.optimised
 def test_langevin_dynamics_has_the_predicted_two_time_covariance(ensemble):
     f = ensemble["trajectory"]["f"].values[..., 0]
     theory = predict(linear, TASK, times=TIMES, covariance=True)
@@ -326,6 +327,7 @@ def test_x10_of_theory_01_at_its_full_size():
     assert check_two_times(ensemble["trajectory"]["f"].values[..., 0], theory)
 
 
+@pytest.mark.optimised
 def test_the_fluctuation_dissipation_ratio_of_sampled_covariances_goes_to_one(ensemble):
     """T chi(t', t_w) over the sampled C(t', t') - C(t', t_w), for every output, chi = int R: one from t_w = 6 to
     t' = 7, not so from 0.1 to 0.7, and as predicted (5 standard errors, 1e-5 for 24 numbers)."""

@@ -173,6 +173,7 @@ def test_variance_in_the_stiff_directions_is_that_of_b5_and_b7_to_three_digits(s
     assert abs(squares.mean() - inflation) < 5 * error  # probability 6e-7
 
 
+@pytest.mark.optimised
 def test_stationary_covariance_of_ula_is_that_of_b5_and_of_leimkuhler_matthews_exact(stationary):
     eta = 1 / TARGET.largest
     biased = TARGET.in_axes(lambda a: 1 / (a * (1 - eta * a / 2)))
@@ -185,6 +186,7 @@ def test_stationary_covariance_of_ula_is_that_of_b5_and_of_leimkuhler_matthews_e
         assert np.max(np.abs(t)) > 3 * threshold(len(t), CHAINS)
 
 
+@pytest.mark.optimised
 def test_autocorrelation_decays_as_one_minus_step_times_curvature(stationary):
     """⟨z_n z_0ᵀ⟩ = (1 − ηA)ⁿ C for ULA; the noise that Leimkuhler–Matthews uses twice makes it
     (1 − ηA)ⁿ⁻¹ (1 − ηA/2) / A."""

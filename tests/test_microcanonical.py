@@ -103,6 +103,7 @@ def test_the_step_size_meets_the_energy_variance_asked_for(unadjusted, desired):
     assert np.var(unadjusted[desired].collected) / D == pytest.approx(desired, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_variance_is_as_the_cube_root_of_the_energy_variance(unadjusted):
     """Step sizes are as 2 to 1, biases as 4 to 1 (5 standard errors: 6e-7), and both are resolved."""
     steps = [np.median(unadjusted[desired].state.adapt_state.step_size) for desired in (LARGE, SMALL)]
@@ -114,6 +115,7 @@ def test_the_bias_of_the_variance_is_as_the_cube_root_of_the_energy_variance(una
     assert -0.03 < large.mean() < 0
 
 
+@pytest.mark.slow
 def test_without_preconditioning_the_length_is_the_radius_of_the_posterior(unadjusted):
     length = unadjusted[SMALL].state.adapt_state.L
     assert np.median(length) == pytest.approx(np.sqrt(D), rel=0.1)
