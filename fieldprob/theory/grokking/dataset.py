@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fieldprob.networks.overlaps import overlaps
+from fieldprob.networks.population import along_teacher
 from fieldprob.prediction import Prediction
 from fieldprob.tasks import Gaussian, HermiteTeacher, Population
 from fieldprob.tasks.arguments import real
@@ -83,7 +84,7 @@ def on_data(
     saddle = find_saddle(_NAME, neuron, data, "importance", samples, key)
     prediction = saddle_prediction(_NAME, problem, neuron, data, saddle, "tree")
 
-    observe = _observer(neuron, data, modes, jnp.asarray(_direction(teacher, inputs)), bins, threshold)
+    observe = _observer(neuron, data, modes, teacher, bins, threshold)
     mean, error = _evaluate(observe, neuron, data, saddle)
     return replace(
         prediction,
@@ -94,15 +95,11 @@ def on_data(
     )
 
 
-def _direction(teacher: HermiteTeacher, inputs: int) -> np.ndarray:
-    return np.eye(inputs)[0] if teacher.direction is None else np.asarray(teacher.direction)
-
-
-def _observer(neuron: Neuron, data: Data, modes: Setting, unit, bins: np.ndarray, threshold: float):
+def _observer(neuron: Neuron, data: Data, modes: Setting, teacher: HermiteTeacher, bins: np.ndarray, threshold: float):
     """(neurons, measure) -> the statistics."""
 
     def observe(neurons: Neurons, at: Measure) -> dict[str, Float[Array, "..."]]:
-        m = neurons.w @ (unit @ neuron.basis)
+        m = along_teacher(neurons.w @ neuron.basis.T, teacher)
         q = jnp.sum(neurons.w**2, axis=1)
         h = overlaps(neuron.activation, m, q, modes.degrees)
         inside = (m[:, None] >= bins[:-1]) & (m[:, None] < bins[1:])
