@@ -49,8 +49,9 @@ def adaptation(
             uncontrolled approximation of the tree, cheap in many dimensions.
         average: how the measure of a neuron is averaged. A linear network needs none ("auto"). "quadrature" is for
             points that span at most two directions, with a hidden bias as one more; "importance" for some twenty;
-            "particles" (Langevin) for more. "auto" takes quadrature where it can, else importance, which finds the
-            wells of a measure that has several by itself.
+            "particles" (Langevin) for more. "auto" takes quadrature where it can, else importance. Importance
+            seeks the wells of a measure that has several, up to four of one length and sign; one that it misses, no
+            effective sample size shows.
         samples: neurons drawn, for importance and particles.
         key: a JAX key, for importance and particles.
 
